@@ -1,0 +1,43 @@
+"""xAI video generation in Prefect: one key, one video, one payment."""
+
+from prefect_xai_video.client import Retries, Timeouts, XaiVideoClient
+from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.flows import agenerate_video, generate_video
+from prefect_xai_video.receipts import Receipt, Video
+from prefect_xai_video.requests import EditRequest, ImageRequest, TextRequest
+from prefect_xai_video.responses import VideoStatus
+from prefect_xai_video.settings import XaiVideoSettings
+from prefect_xai_video.tasks import (
+    aget_video,
+    asave_video,
+    astart_video,
+    await_for_video,
+    get_video,
+    save_video,
+    start_video,
+    wait_for_video,
+)
+
+__all__ = [
+    "EditRequest",
+    "ImageRequest",
+    "Receipt",
+    "Retries",
+    "TextRequest",
+    "Timeouts",
+    "Video",
+    "VideoStatus",
+    "XaiCredentials",
+    "XaiVideoClient",
+    "XaiVideoSettings",
+    "agenerate_video",
+    "aget_video",
+    "asave_video",
+    "astart_video",
+    "await_for_video",
+    "generate_video",
+    "get_video",
+    "save_video",
+    "start_video",
+    "wait_for_video",
+]

@@ -1,0 +1,451 @@
+"""XaiVideoClient: xAI's calls over httpx. It knows no Prefect and no store.
+
+A POST is sent again only where the service surely did not accept it; a GET whenever it may help. The API key goes
+to the API host and nowhere else: downloads have a connection pool of their own, without it.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import httpx
+from pydantic import SecretStr
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from prefect_xai_video.errors import (
+    AccessDenied,
+    ApiError,
+    AuthenticationFailed,
+    DownloadError,
+    RateLimited,
+    RequestRejected,
+    ServiceUnavailable,
+    StorageError,
+    SubmissionUnknown,
+    XaiVideoError,
+)
+from prefect_xai_video.requests import VideoRequest, wire_url
+from prefect_xai_video.responses import VideoStatus, as_object, parse_error, parse_request_id, parse_status
+
+DEFAULT_BASE_URL = "https://api.x.ai/v1"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a call may take, in seconds.
+
+    The values of `start` and `get` are those of xAI's own REST client.
+
+    Attributes:
+        connect: To open a connection.
+        start: For the answer to a POST.
+        get: For the answer to a poll.
+        download: Between two pieces of a video.
+    """
+
+    connect: float = 10
+    start: float = 60
+    get: float = 30
+    download: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a call is repeated and how long is waited before it, in seconds.
+
+    Attributes:
+        attempts: Calls in all, the first one included.
+        first_wait: Before the first repetition; each next one waits twice as long.
+        longest_wait: The longest such wait.
+        longest_retry_after: A Retry-After up to here is waited for; a longer one ends the call.
+    """
+
+    attempts: int = 5
+    first_wait: float = 1
+    longest_wait: float = 10
+    longest_retry_after: float = 120
+
+    def of(self, worth: Callable[[XaiVideoError], bool]) -> AsyncRetrying:
+        """Make a retry loop for errors that are transient, and that `worth` approves of."""
+
+        def again(error: BaseException) -> bool:
+            return (
+                isinstance(error, XaiVideoError)
+                and error.transient
+                and worth(error)
+                and (error.retry_after or 0) <= self.longest_retry_after
+            )
+
+        backoff = wait_exponential_jitter(self.first_wait, self.longest_wait, jitter=self.first_wait)
+
+        def wait(state: RetryCallState) -> float:
+            asked = getattr(_error_in(state), "retry_after", None)
+            return backoff(state) if asked is None else float(asked)
+
+        return AsyncRetrying(
+            retry=retry_if_exception(again),
+            wait=wait,
+            stop=stop_after_attempt(self.attempts),
+            before_sleep=_log_repetition,
+            reraise=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What was fetched.
+
+    Attributes:
+        size: Bytes.
+        sha256: Hexadecimal digest.
+        content_type: Content type as the server gave it, or `video/mp4` where it gave none.
+    """
+
+    size: int
+    sha256: str
+    content_type: str
+
+
+class XaiVideoClient:
+    """xAI's video API.
+
+    Use it as an async context manager:
+
+    ```python
+    async with XaiVideoClient(api_key) as client:
+        request_id = await client.start(TextRequest(prompt="A cat playing with a ball"))
+        status = await client.get(request_id)
+    ```
+
+    Args:
+        api_key: The key. It is sent to the host of `base_url` only.
+        base_url: Where the API is, with its version. https, or a loopback host. Default `https://api.x.ai/v1`.
+        timeouts: How long the calls may take.
+        retries: How often they are repeated.
+        transport: Replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        api_key: SecretStr | str,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        timeouts: Timeouts = Timeouts(),
+        retries: Retries = Retries(),
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+        self.base_url = wire_url(base_url, "base_url").rstrip("/")
+        self.timeouts = timeouts
+        self.retries = retries
+        user_agent = {"User-Agent": f"prefect-xai-video/{version('prefect-xai-video')}"}
+        self._api = httpx.AsyncClient(
+            headers=user_agent | {"Authorization": f"Bearer {self._key}"},
+            # A POST that dies on an idle connection can't be told from one whose reply was lost: keep none.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            transport=transport,
+            verify=_tls(),
+        )
+        self._plain = httpx.AsyncClient(headers=user_agent, follow_redirects=True, transport=transport, verify=_tls())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._api.aclose()
+        await self._plain.aclose()
+
+    async def start(self, request: VideoRequest) -> str:
+        """Start a generation or edit, and pay for it.
+
+        Where the service surely did not accept it, it is sent again.
+
+        Returns:
+            The request id.
+
+        Raises:
+            ApiError: If it was refused.
+            SubmissionUnknown: If it may have been accepted.
+        """
+        async for attempt in self.retries.of(lambda error: error.resend_safe):
+            with attempt:
+                return await self.submit(request)
+        raise AssertionError("unreachable")
+
+    async def submit(self, request: VideoRequest) -> str:
+        """Send one POST, once. Like `start`, but without repetition."""
+        body = request.body()
+        try:
+            answer = await self._api.post(
+                f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            raise ServiceUnavailable(f"No connection to {self.base_url}: {_reason(error)}.") from error
+        except httpx.TransportError as error:
+            raise self._unknown(f"the connection broke before an answer came ({_reason(error)})") from error
+        return self._request_id_of(answer)
+
+    def _request_id_of(self, answer: httpx.Response) -> str:
+        if answer.is_success:
+            request_id = parse_request_id(answer.content)
+            if request_id is None:
+                raise self._unknown("the answer has no request id", answer.status_code)
+            return request_id
+        turned_away = answer.status_code == 503 and _retry_after(answer) is not None
+        if (answer.status_code >= 500 and not turned_away) or answer.status_code == 408:
+            raise self._unknown(f"the service answered HTTP {answer.status_code}", answer.status_code)
+        raise self._error(answer)
+
+    async def get(self, request_id: str) -> VideoStatus:
+        """Ask once what has become of a request. Free; repeated after network errors, 429 and 5xx.
+
+        Raises:
+            ApiError: If there is no answer to be had, with the request id.
+        """
+        async for attempt in self.retries.of(lambda error: True):
+            with attempt:
+                answer = await self._fetch(f"/videos/{request_id}", request_id)
+                status = parse_status(request_id, answer.status_code, answer.content)
+                if status is not None:
+                    return status
+                raise self._error(answer, request_id)
+        raise AssertionError("unreachable")
+
+    async def check_key(self) -> Mapping[str, Any]:
+        """Ask what the API key is and may do, without spending anything.
+
+        Returns:
+            xAI's answer; among others `name`, `acls` and why the key is blocked, if it is.
+
+        Raises:
+            AuthenticationFailed: If the key is wrong, blocked or disabled.
+            ApiError: If there is no answer to be had.
+        """
+        async for attempt in self.retries.of(lambda error: True):
+            with attempt:
+                answer = await self._fetch("/api-key")
+                if answer.status_code != 200:
+                    raise self._error(answer)
+                facts = as_object(answer.content)
+        barred = [name for name in ("team_blocked", "api_key_blocked", "api_key_disabled") if facts.get(name)]
+        if barred:
+            raise AuthenticationFailed(f"xAI does not accept this API key: {', '.join(barred)}.")
+        return facts
+
+    async def download(self, url: str, target: Path) -> Download:
+        """Fetch a finished video into a file, in bounded memory.
+
+        A broken download goes on where it stopped, if the server can; the API key is not sent.
+
+        Args:
+            url: Temporary URL of the video.
+            target: File to write. What it held is lost.
+
+        Raises:
+            DownloadError: If the video could not be fetched whole, or is no MP4 video. Its `http_status` is 403,
+                404 or 410 where the URL has expired.
+            StorageError: If the file can't be written.
+        """
+        fetched = _PartialDownload()
+        with _writing(target) as file:
+            async for attempt in self.retries.of(lambda error: True):
+                with attempt:
+                    await self._fetch_rest(url, file, fetched)
+        if fetched.head[4:8] != b"ftyp":
+            raise DownloadError("What was fetched is no MP4 video: it does not begin with a file type box.")
+        return Download(fetched.size, fetched.digest.hexdigest(), fetched.content_type)
+
+    async def _fetch_rest(self, url: str, file: BinaryIO, fetched: "_PartialDownload") -> None:
+        try:
+            async with self._plain.stream(
+                "GET", url, headers=fetched.range_headers(), timeout=self._timeout(self.timeouts.download)
+            ) as answer:
+                fetched.begin(answer, file)
+                async for piece in answer.aiter_raw():
+                    await asyncio.to_thread(file.write, piece)
+                    fetched.add(piece)
+        except (httpx.TransportError, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+            raise DownloadError(f"The download broke after {fetched.size} bytes: {_reason(error)}.") from None
+        if fetched.expected is not None and fetched.size != fetched.expected:
+            raise DownloadError(f"The download ended after {fetched.size} of {fetched.expected} bytes.")
+
+    async def _fetch(self, path: str, request_id: str | None = None) -> httpx.Response:
+        try:
+            return await self._api.get(f"{self.base_url}{path}", timeout=self._timeout(self.timeouts.get))
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(
+                f"No answer from {self.base_url}: {_reason(error)}.", request_id=request_id
+            ) from error
+
+    def _timeout(self, seconds: float) -> httpx.Timeout:
+        return httpx.Timeout(seconds, connect=self.timeouts.connect)
+
+    def _unknown(self, what: str, http_status: int | None = None) -> SubmissionUnknown:
+        return SubmissionUnknown(
+            f"The submission may have been accepted, and paid for: {what}.", http_status=http_status
+        )
+
+    def _error(self, answer: httpx.Response, request_id: str | None = None) -> ApiError:
+        """The error that an answer stands for. Whatever the server says, it never repeats the key."""
+        code, text = parse_error(answer.content)
+        said = (text or answer.reason_phrase or "no text").replace(self._key, "***")
+        kind = _kind_of(answer.status_code, said)
+        return kind(
+            f"{_MEANING[kind]}: {said}",
+            request_id=request_id,
+            http_status=answer.status_code,
+            code=code,
+            retry_after=_retry_after(answer),
+        )
+
+
+class _PartialDownload:
+    """How much of a video is there already, and its digest so far."""
+
+    def __init__(self) -> None:
+        self._restart()
+        self.expected: int | None = None
+        self.content_type = "video/mp4"
+        self.etag: str | None = None
+
+    def _restart(self) -> None:
+        self.size = 0
+        self.head = b""
+        self.digest = hashlib.sha256()
+
+    def range_headers(self) -> dict[str, str]:
+        """Ask for the rest only, and only of the very same file; never compressed, since lengths are checked."""
+        headers = {"Accept-Encoding": "identity"}
+        if self.size and self.etag:
+            headers |= {"Range": f"bytes={self.size}-", "If-Range": self.etag}
+        return headers
+
+    def begin(self, answer: httpx.Response, file: BinaryIO) -> None:
+        """Take note of the answer's headers; start again where the server does not send just the rest."""
+        if answer.status_code not in (200, 206):
+            raise DownloadError(
+                f"The video can't be fetched: HTTP {answer.status_code}.",
+                http_status=answer.status_code,
+                retry_after=_retry_after(answer),
+                transient=answer.status_code in (408, 429) or answer.status_code >= 500,
+            )
+        content_type = answer.headers.get("Content-Type", "video/mp4").partition(";")[0].strip().lower()
+        if not content_type.startswith("video/") and content_type not in _UNTYPED:
+            raise DownloadError(f"What the URL gives is no video but {content_type!r}.", transient=False)
+        resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
+            f"bytes {self.size}-"
+        )
+        if not resumed:
+            self._restart()
+            file.seek(0)
+            file.truncate()
+            if answer.status_code == 206:
+                raise DownloadError("The server sent another part of the video than was asked for.")
+        length = answer.headers.get("Content-Length", "")
+        self.expected = self.size + int(length) if length.isdecimal() else None
+        self.content_type = "video/mp4" if content_type in _UNTYPED else content_type
+        self.etag = answer.headers.get("ETag")
+
+    def add(self, piece: bytes) -> None:
+        """Count a piece that was written."""
+        if len(self.head) < 8:
+            self.head += piece[:8]
+        self.size += len(piece)
+        self.digest.update(piece)
+
+
+_UNTYPED = {"application/octet-stream", "binary/octet-stream"}
+
+_MEANING: dict[type[ApiError], str] = {
+    AuthenticationFailed: "xAI does not accept the API key",
+    AccessDenied: "xAI denies access",
+    RequestRejected: "xAI rejects the request",
+    RateLimited: "xAI's rate limit is reached",
+    ServiceUnavailable: "xAI can't answer now",
+}
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Certificates take 20 ms to load, and every task has a client of its own: load them once."""
+    return httpx.create_ssl_context()
+
+
+def _kind_of(http_status: int, text: str) -> type[ApiError]:
+    match http_status:
+        case 401:
+            return AuthenticationFailed
+        case 400 if "api key" in text.lower():
+            return AuthenticationFailed
+        case 403:
+            return AccessDenied
+        case 429:
+            return RateLimited
+        case 408 | 200 | 202:
+            return ServiceUnavailable
+        case status if status >= 500:
+            return ServiceUnavailable
+        case _:
+            return RequestRejected
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    value = answer.headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        return max(float(value), 0)
+    except ValueError:
+        pass
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0)
+    except (ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[BinaryIO]:
+    """Open a file so that it is on the disk when the block ends well; say so where the disk does not take it."""
+    try:
+        with target.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{target} can't be written: {error.strerror or error}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a call failed, without any URL, which may be signed."""
+    return f"{type(error).__name__}" if "://" in str(error) or not str(error) else str(error)
+
+
+def _error_in(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _log_repetition(state: RetryCallState) -> None:
+    error = _error_in(state)
+    wait = state.next_action.sleep if state.next_action else 0
+    logger.warning("%s Asking again in %.0f s.", getattr(error, "message", error), wait)

@@ -1,0 +1,95 @@
+"""The block `XaiCredentials`: the API key and where the API is."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Self
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient
+from prefect_xai_video.errors import MissingCredentials
+from prefect_xai_video.requests import wire_url
+from prefect_xai_video.synchronous import synchronous
+
+KEY_VARIABLE = "XAI_API_KEY"
+BASE_URL_VARIABLE = "XAI_BASE_URL"
+
+
+class XaiCredentials(CredentialsBlock):
+    """Block that holds an xAI API key.
+
+    Attributes:
+        api_key: API key from the xAI console.
+        base_url: Base URL of the API, with its version. A regional one looks like
+            `https://eu-west-1.api.x.ai/v1`.
+
+    Example:
+        Load stored xAI credentials:
+        ```python
+        from prefect_xai_video import XaiCredentials
+
+        credentials = XaiCredentials.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "xAI Credentials"
+    _block_type_slug = "xai-credentials"
+    _description = "Holds an API key for xAI, with which videos are generated and paid for."
+    _logo_url = HttpUrl("https://x.ai/favicon.ico")
+    _documentation_url = HttpUrl("https://docs.x.ai/docs/guides/video-generations")
+
+    api_key: SecretStr = Field(default=..., title="API key", description="API key from the xAI console.")
+    base_url: str = Field(
+        default=DEFAULT_BASE_URL,
+        title="Base URL",
+        description="Where the API is, with its version; https, or an emulator on this machine.",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _usable_key(cls, api_key: SecretStr) -> SecretStr:
+        key = api_key.get_secret_value().strip()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("an API key is needed: printable ASCII characters without spaces")
+        return SecretStr(key)
+
+    @field_validator("base_url")
+    @classmethod
+    def _safe_base_url(cls, base_url: str) -> str:
+        return wire_url(base_url, "base_url")
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Take the key from `XAI_API_KEY` and the base URL, if set, from `XAI_BASE_URL`.
+
+        Raises:
+            MissingCredentials: If there is no key.
+        """
+        key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not key:
+            raise MissingCredentials(
+                f"There is no xAI API key: set {KEY_VARIABLE}, or pass credentials=XaiCredentials.load(...)."
+            )
+        return cls(api_key=SecretStr(key), base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL)
+
+    def get_client(self) -> XaiVideoClient:
+        """Make a client with this key: `async with credentials.get_client() as client: ...`."""
+        return XaiVideoClient(self.api_key, self.base_url)
+
+    async def acheck_key(self) -> Mapping[str, Any]:
+        """Ask xAI what this key is and may do. It costs nothing.
+
+        Returns:
+            xAI's answer, among others `name` and `acls`.
+
+        Raises:
+            AuthenticationFailed: If the key is wrong, blocked or disabled.
+            ApiError: If xAI can't be asked.
+        """
+        async with self.get_client() as client:
+            return await client.check_key()
+
+    def check_key(self) -> Mapping[str, Any]:
+        """Ask xAI what this key is and may do, like `acheck_key`, in synchronous code."""
+        return synchronous(self.acheck_key)()

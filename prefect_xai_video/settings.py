@@ -1,0 +1,44 @@
+"""Settings of this package: PREFECT_INTEGRATIONS_XAI_VIDEO_*."""
+
+from pathlib import Path
+
+from prefect.settings import get_current_settings
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import Field
+
+from prefect_xai_video.polling import PollSchedule
+from prefect_xai_video.requests import Validation
+
+
+def _default_home() -> Path:
+    return get_current_settings().home / "xai-video"
+
+
+class XaiVideoSettings(PrefectBaseSettings):
+    """What can be set once for all runs of an environment.
+
+    Each is read from `PREFECT_INTEGRATIONS_XAI_VIDEO_<NAME>`, a `.env` file, or the table
+    `[integrations.xai_video]` of a `prefect.toml`.
+    """
+
+    model_config = build_settings_config(("integrations", "xai_video"))
+
+    home: Path = Field(
+        default_factory=_default_home,
+        description="Directory for videos and receipts where no storage is given; xai-video in Prefect's home.",
+    )
+    first_poll_seconds: float = Field(
+        default=18, ge=0, description="Seconds between a submission and the first look."
+    )
+    poll_min_seconds: float = Field(default=1, gt=0, description="Shortest wait between two looks in seconds.")
+    poll_max_seconds: float = Field(default=20, gt=0, description="Longest wait between two looks in seconds.")
+    timeout_seconds: float = Field(default=1200, gt=0, description="How long a run waits for a video, in seconds.")
+    validation: Validation = Field(
+        default="strict",
+        description="strict refuses what the table of models does not have; warn passes it on with a warning.",
+    )
+
+    @property
+    def schedule(self) -> PollSchedule:
+        """When to look."""
+        return PollSchedule(self.first_poll_seconds, self.poll_min_seconds, self.poll_max_seconds)

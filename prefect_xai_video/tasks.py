@@ -1,0 +1,266 @@
+"""Prefect tasks round the engine: start, get, wait, save, each with built-in retries.
+
+`start_video` and `get_video` are the two calls of xAI's own guide. A task can be repeated at any time by anybody: it
+reads the receipt first. So the retries here can't pay twice, and Prefect's cache is not needed, nor used.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.runtime import task_run as runtime
+from prefect.tasks import Task
+
+from prefect_xai_video.artifacts import ProgressArtifact
+from prefect_xai_video.capabilities import DEFAULT_MODEL
+from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.errors import XaiVideoError
+from prefect_xai_video.generation import Generation, OnUnknown
+from prefect_xai_video.inputs import resolve_inputs
+from prefect_xai_video.keys import derive_key, outermost_run_id
+from prefect_xai_video.receipts import Receipt, Video, check_key
+from prefect_xai_video.requests import build_request, check_limits
+from prefect_xai_video.responses import VideoStatus
+from prefect_xai_video.settings import XaiVideoSettings
+from prefect_xai_video.stores import Storage, open_store
+from prefect_xai_video.synchronous import synchronous
+
+RETRIES = 3
+RETRY_DELAY_SECONDS = [10.0, 30.0, 60.0]
+"""Above the client's own repetitions, for outages that last minutes."""
+
+
+def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's retry condition: only what may succeed later by itself is tried again."""
+    return isinstance(state.data, XaiVideoError) and state.data.transient
+
+
+def _run_name() -> str:
+    """Name a task run after what it does and its key; never after a prompt."""
+    parameters = runtime.parameters
+    subject = parameters.get("receipt") or parameters.get("key") or parameters.get("request_id") or "video"
+    name = subject.key if isinstance(subject, Receipt) else str(subject)
+    return f"{runtime.task_name.partition('_')[0]} {name}"[:100]
+
+
+_OPTIONS: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": RETRY_DELAY_SECONDS,
+    "retry_condition_fn": is_transient,
+    "cache_policy": NO_CACHE,
+    "task_run_name": _run_name,
+}
+
+
+@task(name="start_video", **_OPTIONS)
+async def astart_video(
+    prompt: str,
+    *,
+    image_url: str | None = None,
+    video_url: str | None = None,
+    duration: int | None = None,
+    aspect_ratio: str | None = None,
+    resolution: str | None = None,
+    model: str = DEFAULT_MODEL,
+    user: str | None = None,
+    key: str | None = None,
+    storage: Storage | None = None,
+    credentials: XaiCredentials | None = None,
+    regenerate: bool = False,
+    on_unknown: OnUnknown = "raise",
+) -> Receipt:
+    """Start a video, and pay for it, unless its key has been started already.
+
+    Args:
+        prompt: What should be seen, at most 4096 characters. May be empty with `image_url`.
+        image_url: First frame of a new clip: an https, `data:` or `s3://` URL, or a local file (PNG, JPEG, WebP).
+        video_url: Clip to edit, named in the same ways (MP4, at most 8.7 seconds).
+        duration: Seconds, 1-15. xAI's default is 8. Not with `video_url`.
+        aspect_ratio: One of 16:9, 4:3, 1:1, 9:16, 3:4, 3:2, 2:3. xAI's default is 16:9. Not with `video_url`.
+        resolution: 480p or 720p, and 1080p where the model has it. xAI's default is 480p. Not with `video_url`.
+        model: xAI model id. Default `grok-imagine-video`.
+        user: Tag of the end user on whose behalf the video is made.
+        key: The video's name in the store, without extension. Without one it is derived from the run.
+        storage: `S3Bucket` or `LocalFileSystem` block. Default: the directory of the setting `HOME`.
+        credentials: `XaiCredentials` block. Default: `XAI_API_KEY` and `XAI_BASE_URL` of the environment.
+        regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
+        on_unknown: `resubmit` sends again a submission of which nobody knows whether it was accepted.
+
+    Returns:
+        The receipt, with the request id.
+
+    Raises:
+        MissingCredentials: If there is no API key.
+        InvalidRequest: If a value is not allowed; it names the field, the value and what is. Nothing was sent.
+        KeyConflict: If the key belongs to another request. Nothing was sent.
+        SubmissionUnknown: If the submission may have been accepted.
+        GenerationError: If the key's last attempt brought no video.
+        ApiError: If xAI refused.
+        StorageError: If the store can't be used.
+    """
+    credentials = credentials or XaiCredentials.from_environment()
+    settings = XaiVideoSettings()
+    request = build_request(
+        prompt,
+        model=model,
+        image_url=image_url,
+        video_url=video_url,
+        duration=duration,
+        aspect_ratio=aspect_ratio,
+        resolution=resolution,
+        user=user,
+    )
+    for warning in check_limits(request, settings.validation):
+        get_run_logger().warning(warning)
+    key = await derive_key(request) if key is None else check_key(key)
+    async with _generation(credentials, storage) as generation:
+        request = await resolve_inputs(request, generation.store.s3_credentials)
+        receipt = await generation.start(
+            request, key, flow_run_id=await outermost_run_id(), regenerate=regenerate, on_unknown=on_unknown
+        )
+    return receipt
+
+
+@task(name="get_video", **_OPTIONS)
+async def aget_video(request_id: str, *, credentials: XaiCredentials | None = None) -> VideoStatus:
+    """Ask once what has become of a request. It costs nothing.
+
+    Args:
+        request_id: xAI's request id.
+        credentials: `XaiCredentials` block. Default: `XAI_API_KEY` and `XAI_BASE_URL` of the environment.
+
+    Returns:
+        The status, with the temporary URL once the video is done.
+
+    Raises:
+        MissingCredentials: If there is no API key.
+        ApiError: If there is no answer to be had.
+    """
+    async with (credentials or XaiCredentials.from_environment()).get_client() as client:
+        return await client.get(request_id)
+
+
+@task(name="wait_for_video", **_OPTIONS)
+async def await_for_video(
+    receipt: Receipt | str,
+    *,
+    timeout_seconds: float | None = None,
+    storage: Storage | None = None,
+    credentials: XaiCredentials | None = None,
+) -> Receipt:
+    """Wait until a started video is done.
+
+    Cancelling stops the waiting only: xAI has no cancel. The same key goes on waiting later.
+
+    Args:
+        receipt: What `start_video` returned, or just the key.
+        timeout_seconds: Seconds to wait at most. Default: the setting `TIMEOUT_SECONDS`.
+        storage: Where the receipt is; as for `start_video`.
+        credentials: As for `start_video`.
+
+    Returns:
+        The receipt, with the actual cost.
+
+    Raises:
+        VideoTimeout: If it was not done in time.
+        GenerationError: If there will be no video.
+        ApiError: If xAI can't be asked.
+        StorageError: If the receipt can't be read or written.
+    """
+    key = _key_of(receipt)
+    timeout = XaiVideoSettings().timeout_seconds if timeout_seconds is None else timeout_seconds
+    try:
+        async with _generation(credentials, storage, ProgressArtifact(f"Rendering {key}")) as generation:
+            return await generation.wait(key, timeout=timeout)
+    except asyncio.CancelledError:
+        get_run_logger().warning(
+            "Stopped waiting. xAI has no cancel: the video is rendered and billed all the same. Run again with the "
+            "key %s to pick it up without paying again.",
+            key,
+        )
+        raise
+
+
+@task(name="save_video", **_OPTIONS)
+async def asave_video(
+    receipt: Receipt | str,
+    *,
+    storage: Storage | None = None,
+    credentials: XaiCredentials | None = None,
+) -> Video:
+    """Store a video that is done.
+
+    Args:
+        receipt: What `wait_for_video` returned, or just the key.
+        storage: Where the video goes; as for `start_video`.
+        credentials: As for `start_video`.
+
+    Returns:
+        The stored video.
+
+    Raises:
+        DownloadError: If it could not be fetched whole.
+        StorageError: If it could not be stored.
+        GenerationError: If xAI no longer has it.
+    """
+    async with _generation(credentials, storage) as generation:
+        return await generation.save(_key_of(receipt))
+
+
+start_video = task(name="start_video", **_OPTIONS)(synchronous(astart_video.fn))
+get_video = task(name="get_video", **_OPTIONS)(synchronous(aget_video.fn))
+wait_for_video = task(name="wait_for_video", **_OPTIONS)(synchronous(await_for_video.fn))
+save_video = task(name="save_video", **_OPTIONS)(synchronous(asave_video.fn))
+
+
+@asynccontextmanager
+async def _generation(
+    credentials: XaiCredentials | None, storage: Storage | None, progress: ProgressArtifact | None = None
+) -> AsyncIterator[Generation]:
+    """The engine with what a task gives it, speaking through the run's log."""
+    settings = XaiVideoSettings()
+    credentials = credentials or XaiCredentials.from_environment()
+    async with credentials.get_client() as client:
+        yield Generation(
+            client,
+            open_store(storage, settings.home),
+            settings.schedule,
+            on_change=_log_change,
+            on_status=progress.show if progress else lambda status: None,
+        )
+
+
+def _log_change(receipt: Receipt) -> None:
+    """One line a state change, for people: no prompt, no URL of xAI's."""
+    logger = get_run_logger()
+    match receipt.state:
+        case "sending":
+            logger.info("Sending %s request to %s for key %s", receipt.mode, receipt.model, receipt.key)
+        case "submitted":
+            logger.info(
+                "Submitted as request %s%s", receipt.request_id, _priced(receipt.estimated_cost_usd, "about ")
+            )
+        case "done":
+            logger.info("Rendered in %.0f s%s", _seconds_of(receipt), _priced(receipt.cost_usd))
+        case "stored":
+            logger.info("Stored %s", receipt.file.uri if receipt.file else receipt.key)
+        case _:
+            reason = f": {receipt.failure.message}" if receipt.failure else ""
+            logger.warning("The request of key %s is %s%s", receipt.key, receipt.state, reason)
+
+
+def _priced(cost: object, about: str = "") -> str:
+    return "" if cost is None else f", {about}${cost:f}"
+
+
+def _seconds_of(receipt: Receipt) -> float:
+    return (receipt.attempt.outcome_at - receipt.attempt.started_at).total_seconds()
+
+
+def _key_of(receipt: Receipt | str) -> str:
+    return receipt.key if isinstance(receipt, Receipt) else receipt

@@ -1,0 +1,159 @@
+import json
+from decimal import Decimal
+
+import pytest
+
+from prefect_xai_video.responses import parse_error, parse_request_id, parse_status
+
+ID = "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
+URL = f"https://vidgen.x.ai/xai-vidgen-bucket/xai-video-{ID}.mp4"
+
+
+def status(http_status, body=None):
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    return parse_status(ID, http_status, content)
+
+
+def test_done_tells_url_duration_model_and_cost():
+    parsed = status(
+        200,
+        {
+            "status": "done",
+            "video": {"url": URL, "duration": 6, "respect_moderation": True},
+            "model": "grok-imagine-video",
+            "usage": {"cost_in_usd_ticks": 500000000},
+            "progress": 100,
+        },
+    )
+    assert (parsed.state, parsed.duration, parsed.model, parsed.progress) == ("done", 6, "grok-imagine-video", 100)
+    assert parsed.cost_usd == Decimal("0.05")
+    assert parsed.url.get_secret_value() == URL
+
+
+def test_a_url_is_not_shown_by_what_prints_a_status():
+    parsed = status(200, {"status": "done", "video": {"url": URL}})
+    assert URL not in repr(parsed)
+    assert URL not in parsed.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("http_status", "body", "state", "progress"),
+    [
+        (202, {"status": "pending", "progress": 24}, "pending", 24),
+        (202, None, "pending", None),
+        (202, b"not json", "pending", None),
+        (202, {"status": "done", "video": {"url": URL}}, "pending", None),
+        (200, {"status": "pending"}, "pending", None),
+        (200, {"status": "queued_in_a_way_nobody_knows", "progress": 5}, "pending", 5),
+        (200, {"video": {"url": URL, "duration": 6}, "model": "grok-imagine-video"}, "done", None),
+        (200, {"status": "done", "video": {}}, "done", None),
+        (200, {"status": "done", "video": {"url": "", "respect_moderation": False}}, "moderated", None),
+        (200, {"video": {"respect_moderation": False}}, "moderated", None),
+        (200, {"status": "expired"}, "expired", None),
+        (200, {"status": "failed", "error": {"code": "internal_error", "message": "Oops"}}, "failed", None),
+        (200, {"status": "failed", "error": "Oops"}, "failed", None),
+        (200, {"status": "failed"}, "failed", None),
+        (200, {"error": "Oops"}, "failed", None),
+        (400, {"code": "imagine:content-moderated", "error": "Rejected."}, "moderated", None),
+        (
+            400,
+            {"code": "Client specified an invalid argument", "error": "Generated video rejected by content moderation."},
+            "moderated",
+            None,
+        ),
+    ],
+)
+def test_every_state_in_every_shape_that_was_seen(http_status, body, state, progress):
+    parsed = status(http_status, body)
+    assert (parsed.state, parsed.progress) == (state, progress)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "body"),
+    [
+        (200, None),
+        (200, b"<html>"),
+        (200, []),
+        (400, {"code": "invalid-argument", "error": "Malformed request ID"}),
+        (404, None),
+        (500, b"error code: 502"),
+        (429, {"code": "resource-exhausted", "error": "Too many requests"}),
+    ],
+)
+def test_an_error_or_an_unreadable_answer_is_no_status(http_status, body):
+    assert status(http_status, body) is None
+
+
+def test_a_moderated_answer_tells_its_cost_code_and_text():
+    parsed = status(
+        400,
+        {
+            "code": "imagine:content-moderated",
+            "error": "Generated video rejected by content moderation.",
+            "usage": {"cost_in_usd_ticks": 2500000000},
+        },
+    )
+    assert parsed.cost_usd == Decimal("0.25")
+    assert parsed.code == "imagine:content-moderated"
+    assert "rejected" in parsed.message
+
+
+@pytest.mark.parametrize(
+    ("ticks", "usd"),
+    [(1, "0.0000000001"), (4200000000, "0.42"), (0, "0"), ("500000000", "0.05"), (-1, None), ("x", None), (True, None)],
+)
+def test_ticks_become_exact_dollars(ticks, usd):
+    cost = status(200, {"status": "done", "usage": {"cost_in_usd_ticks": ticks}}).cost_usd
+    assert cost == (None if usd is None else Decimal(usd))
+
+
+@pytest.mark.parametrize(
+    ("told", "progress"), [(24, 24), (24.6, 25), ("24", 24), (-5, 0), (140, 100), (None, None), ("soon", None)]
+)
+def test_progress_is_a_percentage_or_nothing(told, progress):
+    assert status(202, {"progress": told}).progress == progress
+
+
+def test_a_public_url_is_taken_where_there_is_no_other():
+    parsed = status(200, {"status": "done", "video": {"file_output": {"file_id": "f", "public_url": URL}}})
+    assert (parsed.state, parsed.url.get_secret_value()) == ("done", URL)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "text"),
+    [
+        (b'{"code":"invalid-argument","error":"Bad"}', "invalid-argument", "Bad"),
+        (b'{"error":{"message":"Bad","code":"c","type":"t","param":null}}', "c", "Bad"),
+        (b'{"error":{"code":404,"message":"No route"}}', "404", "No route"),
+        (b'{"error":"Bad"}', None, "Bad"),
+        (b"Failed to deserialize the JSON body", None, "Failed to deserialize the JSON body"),
+        (b"error code: 502", None, "error code: 502"),
+        (b"", None, None),
+        (b"\xff\xfe", None, "\ufffd\ufffd"),
+    ],
+)
+def test_an_error_is_read_in_all_its_shapes(body, code, text):
+    assert parse_error(body) == (code, text)
+
+
+def test_an_error_text_repeats_no_signature_and_no_picture():
+    _, text = parse_error(
+        b'{"error":"Cannot fetch https://b.s3.amazonaws.com/k.png?X-Amz-Signature=abc or data:image/png;base64,aGVs"}'
+    )
+    assert text == "Cannot fetch https://b.s3.amazonaws.com/k.png?\u2026 or data:\u2026"
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (b'{"request_id":"abc"}', "abc"),
+        (b'{"request_id":""}', None),
+        (b'{"request_id":7}', None),
+        (b"{}", None),
+        (b"", None),
+        (b"[1]", None),
+        (b"<html>", None),
+    ],
+)
+def test_a_request_id_is_a_text_or_nothing(body, request_id):
+    assert parse_request_id(body) == request_id
