@@ -18,6 +18,7 @@ os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
 from prefect.filesystems import LocalFileSystem
 
 from prefect_xai_video import Video, XaiCredentials, generate_video
+from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import XaiVideoError
 
 
@@ -56,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 def report(video: Video) -> None:
     """Say what was made and where it lies."""
-    cost = "not told" if video.cost_usd is None else f"${video.cost_usd:f}"
+    cost = "not told" if video.cost_usd is None else dollars(video.cost_usd)
     print(
         f"\nVideo     {video.uri.removeprefix('file://')}"
         f"\nDuration  {video.duration} s ({video.size / 1e6:.1f} MB)"

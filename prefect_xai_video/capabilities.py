@@ -132,8 +132,18 @@ def estimate_cost(
     per_second = next((usd for name, usd in entry.usd_per_second.items() if name == resolution), None)
     if per_second is None or (input_video_seconds and entry.usd_per_input_video_second is None):
         return None
-    return (
+    return plain(
         per_second * Decimal(str(seconds))
         + entry.usd_per_input_image * input_images
         + (entry.usd_per_input_video_second or Decimal(0)) * Decimal(str(input_video_seconds))
     )
+
+
+def plain(amount: Decimal) -> Decimal:
+    """An amount without trailing zeros and without exponent."""
+    return Decimal(f"{amount.normalize():f}")
+
+
+def dollars(amount: Decimal) -> str:
+    """Write an amount of USD for people: `$0.40`, and `$0.052` where cents don't say it."""
+    return f"${amount:.2f}" if amount == round(amount, 2) else f"${plain(amount):f}"

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Self
 import httpx
 from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from prefect_xai_video.errors import (
     AccessDenied,
@@ -91,7 +91,7 @@ class Retries:
                 and (error.retry_after or 0) <= self.longest_retry_after
             )
 
-        backoff = wait_exponential_jitter(self.first_wait, self.longest_wait, jitter=self.first_wait)
+        backoff = wait_exponential(self.first_wait, self.longest_wait) + wait_random(0, self.first_wait)
 
         def wait(state: RetryCallState) -> float:
             asked = getattr(_error_in(state), "retry_after", None)
@@ -356,7 +356,7 @@ class _PartialDownload:
         resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
             f"bytes {self.size}-"
         )
-        if not resumed:
+        if self.size and not resumed:
             self._restart()
             file.seek(0)
             file.truncate()

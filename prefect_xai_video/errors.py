@@ -26,6 +26,8 @@ Two questions matter to a caller, and each error answers them: `resend_safe` (ca
 from decimal import Decimal
 from typing import ClassVar
 
+from prefect_xai_video.capabilities import dollars
+
 
 class XaiVideoError(Exception):
     """Base of every error that this package raises on purpose.
@@ -77,7 +79,7 @@ class XaiVideoError(Exception):
             "request id": self.request_id,
             "HTTP": self.http_status,
             "code": self.code,
-            "cost": None if self.cost_usd is None else f"${self.cost_usd:f}",
+            "cost": None if self.cost_usd is None else dollars(self.cost_usd),
         }
         known = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         return f"{self.message} ({known})" if known else self.message

@@ -7,7 +7,7 @@ two looks are enough to see how fast a render goes, and the third can come when 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REST_SHARE = 0.7
+REST_SHARE = 0.75
 """How much of the expected rest is waited for: a look that comes too early refines the estimate for one poll."""
 
 GROWTH = 1.12

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from prefect_xai_video.capabilities import plain
+
 State = Literal["pending", "done", "failed", "moderated", "expired"]
 
 _TICKS_EXPONENT = -10
@@ -185,4 +187,4 @@ def _cost_usd(answer: Mapping[str, Any]) -> Decimal | None:
     ticks = _whole(_mapping(answer.get("usage")).get("cost_in_usd_ticks"))
     if ticks is None or ticks < 0:
         return None
-    return Decimal(f"{Decimal(ticks).scaleb(_TICKS_EXPONENT).normalize():f}")
+    return plain(Decimal(ticks).scaleb(_TICKS_EXPONENT))

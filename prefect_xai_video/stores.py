@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from filelock import FileLock
 from prefect.filesystems import LocalFileSystem
 from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
@@ -351,11 +353,9 @@ class S3Store(VideoStore):
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
-            # An upload wraps what went wrong in an error of its own, which no common base class has.
-            cause = error if isinstance(error, ClientError | BotoCoreError) else error.__context__
-            if not isinstance(cause, ClientError | BotoCoreError):
-                raise
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            # An upload wraps what went wrong in an error of boto3's own.
+            cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
             raise StorageError(
                 f"The bucket {self.bucket.bucket_name!r} can't be used: {cause}.", transient=_is_transient(cause)
             ) from None
@@ -384,17 +384,11 @@ def _code(error: ClientError | BotoCoreError) -> str:
     return str(error.response["Error"].get("Code", "")) if isinstance(error, ClientError) else ""
 
 
-def _is_transient(error: ClientError | BotoCoreError) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Server errors and broken connections pass; what S3 refuses, it refuses again."""
     if isinstance(error, ClientError):
-        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
-    return type(error).__name__ in {
-        "EndpointConnectionError",
-        "ConnectionClosedError",
-        "ConnectTimeoutError",
-        "ReadTimeoutError",
-        "ResponseStreamingError",
-    }
+        return error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
+    return isinstance(error, HTTPClientError | BotoConnectionError)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ reads the receipt first. So the retries here can't pay twice, and Prefect's cach
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 from prefect import task
@@ -17,7 +18,7 @@ from prefect.runtime import task_run as runtime
 from prefect.tasks import Task
 
 from prefect_xai_video.artifacts import ProgressArtifact
-from prefect_xai_video.capabilities import DEFAULT_MODEL
+from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.generation import Generation, OnUnknown
@@ -254,8 +255,8 @@ def _log_change(receipt: Receipt) -> None:
             logger.warning("The request of key %s is %s%s", receipt.key, receipt.state, reason)
 
 
-def _priced(cost: object, about: str = "") -> str:
-    return "" if cost is None else f", {about}${cost:f}"
+def _priced(cost: Decimal | None, about: str = "") -> str:
+    return "" if cost is None else f", {about}{dollars(cost)}"
 
 
 def _seconds_of(receipt: Receipt) -> float:

@@ -57,7 +57,10 @@ def test_a_url_is_not_shown_by_what_prints_a_status():
         (400, {"code": "imagine:content-moderated", "error": "Rejected."}, "moderated", None),
         (
             400,
-            {"code": "Client specified an invalid argument", "error": "Generated video rejected by content moderation."},
+            {
+                "code": "Client specified an invalid argument",
+                "error": "Generated video rejected by content moderation.",
+            },
             "moderated",
             None,
         ),
@@ -100,7 +103,15 @@ def test_a_moderated_answer_tells_its_cost_code_and_text():
 
 @pytest.mark.parametrize(
     ("ticks", "usd"),
-    [(1, "0.0000000001"), (4200000000, "0.42"), (0, "0"), ("500000000", "0.05"), (-1, None), ("x", None), (True, None)],
+    [
+        (1, "0.0000000001"),
+        (4200000000, "0.42"),
+        (0, "0"),
+        ("500000000", "0.05"),
+        (-1, None),
+        ("x", None),
+        (True, None),
+    ],
 )
 def test_ticks_become_exact_dollars(ticks, usd):
     cost = status(200, {"status": "done", "usage": {"cost_in_usd_ticks": ticks}}).cost_usd

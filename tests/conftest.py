@@ -1,0 +1,128 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+os.environ |= {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+for name in ("XAI_API_KEY", "XAI_BASE_URL"):
+    os.environ.pop(name, None)
+
+import pytest
+from prefect.filesystems import LocalFileSystem
+from prefect.testing.utilities import prefect_test_harness
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+
+from prefect_xai_video import XaiCredentials
+from prefect_xai_video.emulator import Emulator
+
+API_KEY = "xai-test-key-that-nobody-may-see"
+RENDER_SECONDS = 0.3
+
+
+@pytest.fixture(scope="session")
+def emulator():
+    """A stand-in for xAI that renders fast and accepts one key."""
+    with Emulator(render_seconds=RENDER_SECONDS, api_key=API_KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def submissions(emulator):
+    """Counts the POSTs since the test began."""
+    before = len(emulator.requests())
+
+    def count() -> int:
+        return sum(request["method"] == "POST" for request in emulator.requests()[before:])
+
+    return count
+
+
+@pytest.fixture
+def xai(emulator) -> XaiCredentials:
+    return XaiCredentials(api_key=API_KEY, base_url=emulator.base_url)
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch):
+    """Polls that suit the emulator's fast renders."""
+    for name, value in {"FIRST_POLL_SECONDS": 0.1, "POLL_MIN_SECONDS": 0.1, "POLL_MAX_SECONDS": 0.5}.items():
+        monkeypatch.setenv(f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}", str(value))
+
+
+@pytest.fixture(scope="session")
+def prefect_server():
+    """A real Prefect server of its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory):
+    """A real S3 server in a process of its own."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
+    command = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{url}/moto-api/").close()
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def aws(s3_url) -> AwsCredentials:
+    return AwsCredentials(
+        aws_access_key_id="access",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(
+            endpoint_url=s3_url, config={"s3": {"addressing_style": "path"}, "signature_version": "s3v4"}
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def _bucket_name(aws) -> str:
+    aws.get_s3_client().create_bucket(Bucket="videos")
+    return "videos"
+
+
+@pytest.fixture
+def bucket(aws, _bucket_name, request) -> S3Bucket:
+    """An empty folder of a bucket on the S3 server."""
+    folder = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return S3Bucket(bucket_name=_bucket_name, credentials=aws, bucket_folder=folder)
+
+
+@pytest.fixture
+def directory(tmp_path) -> LocalFileSystem:
+    """An empty directory."""
+    return LocalFileSystem(basepath=tmp_path / "store")
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def storage(request):
+    """Each kind of storage in turn."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,67 @@
+"""A real server on a real socket that answers exactly the bytes it was given, and can fail in between them."""
+
+import socket
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+
+CUT = object()
+"""Instead of an answer: read the request, then cut the connection."""
+
+SILENCE = object()
+"""Instead of an answer: read the request, and never answer."""
+
+
+def answer(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+    """One HTTP answer; `length` makes Content-Length lie."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+
+
+class ScriptedServer:
+    """Answers one connection after the other with the next piece of its script."""
+
+    def __init__(self, script: Iterable[object]) -> None:
+        self._script = list(script)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.requests: list[str] = []
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+        for connection in self._open:
+            connection.close()
+
+    def _serve(self) -> None:
+        for step in self._script:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            with suppress(OSError):
+                self.requests.append(self._read(connection))
+                if isinstance(step, bytes):
+                    connection.sendall(step)
+                if step is not SILENCE:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    connection.close()
+
+    def _read(self, connection: socket.socket) -> str:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(65536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next(
+            (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")),
+            0,
+        )
+        while len(body) < length:
+            body += connection.recv(65536)
+        return (head + b"\r\n\r\n" + body).decode()

@@ -1,0 +1,175 @@
+import json
+from decimal import Decimal
+
+import pytest
+
+from prefect_xai_video.errors import InvalidRequest, RateLimited, SubmissionUnknown, VideoFailed, VideoModerated
+from prefect_xai_video.receipts import LEGAL, IllegalTransition, Receipt, StoredFile, check_key
+from prefect_xai_video.requests import TextRequest
+from prefect_xai_video.responses import VideoStatus
+
+REQUEST = TextRequest(prompt="A cat")
+ID = "0b6f0a3c"
+FILE = StoredFile(uri="file:///v/cat.mp4", size=3, sha256="ab", content_type="video/mp4")
+REFUSAL = RateLimited("Too many", http_status=429, code="resource-exhausted")
+
+
+def claimed() -> Receipt:
+    return Receipt.claim("cat", REQUEST, "run-1")
+
+
+def status(state="done", **facts) -> VideoStatus:
+    return VideoStatus(request_id=ID, state=state, **facts)
+
+
+CHANGES = {
+    "sending": lambda receipt: receipt.sent_again(REQUEST, "regenerate"),
+    "submitted": lambda receipt: receipt.submitted(ID),
+    "refused": lambda receipt: receipt.refused(REFUSAL),
+    "unknown": lambda receipt: receipt.unknown(SubmissionUnknown("lost")),
+    "done": lambda receipt: receipt.answered(status()),
+    "failed": lambda receipt: receipt.answered(status("failed")),
+    "moderated": lambda receipt: receipt.answered(status("moderated")),
+    "expired": lambda receipt: receipt.answered(status("expired")),
+    "stored": lambda receipt: receipt.stored(FILE),
+}
+WAYS = {
+    "sending": [],
+    "refused": ["refused"],
+    "unknown": ["unknown"],
+    "submitted": ["submitted"],
+    "done": ["submitted", "done"],
+    "stored": ["submitted", "done", "stored"],
+    "failed": ["submitted", "failed"],
+    "moderated": ["submitted", "moderated"],
+    "expired": ["submitted", "expired"],
+}
+
+
+def in_state(state) -> Receipt:
+    receipt = claimed()
+    for step in WAYS[state]:
+        receipt = CHANGES[step](receipt)
+    assert receipt.state == state
+    return receipt
+
+
+@pytest.mark.parametrize("before", LEGAL)
+@pytest.mark.parametrize("after", LEGAL)
+def test_only_the_drawn_transitions_are_possible(before, after):
+    receipt = in_state(before)
+    if after in LEGAL[before]:
+        assert CHANGES[after](receipt).state == after
+    else:
+        with pytest.raises(IllegalTransition):
+            CHANGES[after](receipt)
+
+
+@pytest.mark.parametrize("state", LEGAL)
+def test_a_receipt_survives_being_written_and_read(state):
+    receipt = in_state(state)
+    assert Receipt.from_json(receipt.to_json()) == receipt
+
+
+def test_a_receipt_tells_a_reader_of_its_json_what_matters():
+    facts = status(cost_usd=Decimal("0.30"), duration=6, model="grok-imagine-video", url="https://vidgen.x.ai/v.mp4")
+    told = json.loads(claimed().submitted(ID).answered(facts).stored(FILE).to_json())
+    assert told["version"] == 1
+    assert told["state"] == "stored"
+    assert told["request_id"] == ID
+    assert told["flow_run_id"] == "run-1"
+    assert told["cost_usd"] == "0.30"
+    assert told["estimated_cost_usd"] == "0.4"
+    assert told["request"] == {"model": "grok-imagine-video", "prompt": "A cat"}
+    assert told["file"]["sha256"] == "ab"
+    assert [attempt["outcome"] for attempt in told["attempts"]] == ["stored"]
+
+
+def test_a_signed_url_is_not_written():
+    plain = claimed().submitted(ID).answered(status(url="https://vidgen.x.ai/v.mp4"))
+    signed = claimed().submitted(ID).answered(status(url="https://b.s3.amazonaws.com/v.mp4?X-Amz-Signature=s3cr3t"))
+    assert plain.url == "https://vidgen.x.ai/v.mp4"
+    assert signed.url is None
+    assert b"s3cr3t" not in signed.to_json()
+
+
+def test_every_attempt_is_kept_with_its_outcome():
+    receipt = claimed().refused(REFUSAL).sent_again(REQUEST, "first").submitted(ID)
+    assert [(a.number, a.outcome, a.request_id) for a in receipt.attempts] == [
+        (1, "refused", None),
+        (2, "submitted", ID),
+    ]
+    assert receipt.attempts[0].failure.code == "resource-exhausted"
+    assert receipt.failure is None
+
+
+def test_a_late_reply_is_the_submission_of_its_claim():
+    receipt = claimed()
+    given_up = receipt.unknown(SubmissionUnknown("left behind"))
+    assert given_up.late_reply(receipt.attempt.claim, ID).state == "submitted"
+
+
+def test_a_late_reply_to_a_claim_that_was_replaced_is_kept_beside_it():
+    receipt = claimed()
+    replaced = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit").submitted("second")
+    noted = replaced.late_reply(receipt.attempt.claim, ID)
+    assert noted.request_id == "second"
+    assert noted.state == "submitted"
+    assert noted.attempts[0].request_id == ID
+
+
+def test_a_bad_end_is_told_again_with_all_that_is_known():
+    moderated = status("moderated", cost_usd=Decimal("0.25"), code="imagine:content-moderated", message="Rejected.")
+    error = claimed().submitted(ID).answered(moderated).error()
+    assert type(error) is VideoModerated
+    assert (error.key, error.request_id, error.cost_usd) == ("cat", ID, Decimal("0.25"))
+    assert error.code == "imagine:content-moderated"
+    assert "Rejected." in str(error)
+    assert type(in_state("failed").error()) is VideoFailed
+
+
+def test_maybe_paid_is_false_only_while_all_was_refused():
+    assert not in_state("refused").maybe_paid
+    assert in_state("sending").maybe_paid
+    assert in_state("unknown").sent_again(REQUEST, "resubmit").refused(REFUSAL).maybe_paid
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda told: told | {"version": 2}, "version is 2"),
+        (lambda told: told | {"request_id": "another"}, "request_id"),
+        (lambda told: told | {"state": "paid"}, "state"),
+        (lambda told: {name: value for name, value in told.items() if name != "attempts"}, "attempts"),
+        (lambda told: told | {"surprise": 1}, "surprise"),
+        (lambda told: [told], "no receipt"),
+    ],
+)
+def test_what_is_no_receipt_of_this_version_is_refused(edit, text):
+    told = json.loads(in_state("submitted").to_json())
+    with pytest.raises(ValueError, match=text):
+        Receipt.from_json(json.dumps(edit(told)).encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"version":1'])
+def test_a_truncated_receipt_is_refused(content):
+    with pytest.raises(ValueError):  # noqa: PT011 (whatever json says of it)
+        Receipt.from_json(content)
+
+
+@pytest.mark.parametrize(
+    "key", ["cat", "2026/11/22/cat_1.final", "user=7/a+b@c-d", "x" * 200, "/".join(["x" * 99] * 5)]
+)
+def test_a_good_key_is_taken(key):
+    assert check_key(key) == key
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/cat", "cat/", "a//b", "..", "a/../b", "./cat", ".cat", "a cat", "cat\n", "a\\b", "c:cat", "kätzchen"]
+    + ["x" * 201, "x" * 2000, "/".join(["x" * 100] * 6), "cat.mp4", "cat.JSON", "a?b", "a#b", "a%20b", "a\x00b"],
+)
+def test_a_key_that_can_not_name_a_file_everywhere_is_refused(key):
+    with pytest.raises(InvalidRequest, match="key: ") as caught:
+        check_key(key)
+    assert len(str(caught.value)) < 400

@@ -1,0 +1,202 @@
+import asyncio
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+
+from prefect_xai_video.client import Download
+from prefect_xai_video.errors import RateLimited, StorageError
+from prefect_xai_video.receipts import Receipt
+from prefect_xai_video.requests import TextRequest
+from prefect_xai_video.stores import LocalStore, Overtaken, S3Store, open_store
+
+REFUSAL = RateLimited("Too many")
+DOWNLOAD = Download(size=5, sha256="ab" * 32, content_type="video/mp4")
+
+
+def claimed(key="cats/one") -> Receipt:
+    return Receipt.claim(key, TextRequest(prompt="A cat"))
+
+
+@pytest.fixture
+def store(storage, tmp_path):
+    return open_store(storage, tmp_path)
+
+
+async def test_a_receipt_is_read_as_it_was_written(store):
+    assert await store.read("cats/one") is None
+    receipt = claimed()
+    created = await store.create(receipt)
+    assert await store.read("cats/one") == created
+    assert created.receipt == receipt
+
+
+async def test_a_receipt_is_created_by_exactly_one(store):
+    receipts = [claimed() for _ in range(8)]
+    outcomes = await asyncio.gather(*(store.create(receipt) for receipt in receipts), return_exceptions=True)
+    winners = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert len(winners) == 1
+    assert all(isinstance(outcome, Overtaken) for outcome in outcomes if outcome is not winners[0])
+    assert (await store.read("cats/one")).receipt == winners[0].receipt
+
+
+async def test_a_receipt_is_replaced_by_exactly_one_of_those_who_read_it(store):
+    held = await store.create(claimed())
+    changes = [held.receipt.submitted(f"id-{n}") for n in range(8)]
+    outcomes = await asyncio.gather(*(store.replace(held, change) for change in changes), return_exceptions=True)
+    winners = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert len(winners) == 1
+    assert all(isinstance(outcome, Overtaken) for outcome in outcomes if outcome is not winners[0])
+    assert await store.read("cats/one") == winners[0]
+
+
+async def test_who_has_not_read_the_last_word_can_not_replace_it(store):
+    held = await store.create(claimed())
+    newer = await store.replace(held, held.receipt.submitted("id-1"))
+    with pytest.raises(Overtaken):
+        await store.replace(held, held.receipt.refused(REFUSAL))
+    assert (await store.replace(newer, newer.receipt)).receipt.request_id == "id-1"
+
+
+async def test_a_video_is_put_in_its_place_whole(store, tmp_path):
+    await store.create(claimed())
+    with store.workspace("cats/one") as path:
+        path.write_bytes(b"video")
+        file = await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+    assert (file.size, file.sha256, file.content_type) == (5, DOWNLOAD.sha256, "video/mp4")
+    assert file.uri == store.uri("cats/one.mp4")
+    assert not path.exists()
+    await store.check_video("cats/one", file)
+
+
+async def test_a_stored_video_that_is_gone_or_changed_is_noticed(store):
+    await store.create(claimed())
+    with store.workspace("cats/one") as path:
+        path.write_bytes(b"video")
+        file = await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+    with pytest.raises(StorageError, match="missing"):
+        await store.check_video("cats/two", file)
+    with pytest.raises(StorageError, match="has 5 bytes"):
+        await store.check_video("cats/one", file.model_copy(update={"size": 6}))
+
+
+async def test_an_object_carries_its_type_and_digest(bucket, aws, tmp_path):
+    store = S3Store(bucket)
+    with store.workspace("cat") as path:
+        path.write_bytes(b"video")
+        file = await store.put_video("cat", path, DOWNLOAD, "id-1")
+    head = aws.get_s3_client().head_object(Bucket="videos", Key=f"{bucket.bucket_folder}/cat.mp4")
+    assert file.uri == f"s3://videos/{bucket.bucket_folder}/cat.mp4"
+    assert head["ContentType"] == "video/mp4"
+    assert head["Metadata"] == {"sha256": DOWNLOAD.sha256, "request-id": "id-1"}
+
+
+async def test_our_own_write_whose_reply_was_lost_is_known_again(bucket):
+    """boto3 sends a PUT again by itself; the second one then finds the first one's work."""
+    store = S3Store(bucket)
+    receipt = claimed()
+    created = await store.create(receipt)
+    assert await store.create(receipt) == created
+    changed = receipt.submitted("id-1")
+    replaced = await store.replace(created, changed)
+    assert await store.replace(created, changed) == replaced
+
+
+async def test_a_directory_holds_nothing_but_videos_and_receipts(tmp_path):
+    store = LocalStore(tmp_path / "store")
+    held = await store.create(claimed())
+    await store.replace(held, held.receipt.submitted("id-1"))
+    with store.workspace("cats/one") as path:
+        path.write_bytes(b"video")
+        await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+    visible = [found for found in (tmp_path / "store").rglob("*") if found.is_file() and found.name != ".lock"]
+    assert sorted(found.name for found in visible) == ["one.json", "one.mp4"]
+
+
+async def test_a_workspace_is_empty_after_a_failure(tmp_path):
+    store = LocalStore(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.workspace("cat") as path:
+        path.write_bytes(b"half a video")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b'{"version": 1, "key"', b"[]", b'{"version": 99}'])
+async def test_what_is_no_receipt_is_told_by_its_place(tmp_path, content):
+    (tmp_path / "cat.json").write_bytes(content)
+    with pytest.raises(StorageError, match=r"cat\.json") as caught:
+        await LocalStore(tmp_path).read("cat")
+    assert caught.value.key == "cat"
+    assert not caught.value.transient
+
+
+async def test_the_receipt_of_another_key_is_refused(tmp_path):
+    store = LocalStore(tmp_path)
+    await store.create(claimed("cat"))
+    shutil.copy(tmp_path / "cat.json", tmp_path / "dog.json")
+    with pytest.raises(StorageError, match="another key"):
+        await store.read("dog")
+
+
+async def test_a_directory_that_is_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "store").write_text("no directory")
+    with pytest.raises(StorageError, match=r"store.*can't be written"):
+        await LocalStore(tmp_path / "store").create(claimed())
+
+
+async def test_a_disk_without_room_for_a_video_is_told_before_anything_is_paid(store, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, 3 * 2**20))
+    with pytest.raises(StorageError, match=r"3\.0 MiB free; at least 32 MiB"):
+        await store.create(claimed())
+    assert await store.read("cats/one") is None
+
+
+def of(credentials, name="videos") -> S3Store:
+    return S3Store(S3Bucket(bucket_name=name, credentials=credentials))
+
+
+async def test_a_bucket_that_does_not_exist_is_named(aws):
+    with pytest.raises(StorageError, match=r"'nowhere'.*NoSuchBucket") as caught:
+        await of(aws, "nowhere").create(claimed())
+    assert not caught.value.transient
+
+
+async def test_an_endpoint_that_is_down_may_come_back():
+    credentials = AwsCredentials(
+        aws_access_key_id="a",
+        aws_secret_access_key="topsecret",
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(
+            endpoint_url="http://127.0.0.1:1", config={"retries": {"total_max_attempts": 1}}
+        ),
+    )
+    with pytest.raises(StorageError) as caught:
+        await of(credentials).read("cat")
+    assert caught.value.transient
+    assert "topsecret" not in str(caught.value)
+
+
+async def test_an_upload_that_is_refused_is_a_storage_error(aws, tmp_path):
+    (tmp_path / "v").write_bytes(b"video")
+    with pytest.raises(StorageError, match="'nowhere'"):
+        await of(aws, "nowhere").put_video("cat", tmp_path / "v", DOWNLOAD, "id-1")
+
+
+def test_the_default_store_is_the_home_of_the_settings(tmp_path):
+    assert open_store(None, tmp_path).uri("cat.mp4") == (tmp_path / "cat.mp4").as_uri()
+
+
+def test_another_kind_of_storage_is_refused(tmp_path):
+    with pytest.raises(StorageError, match="S3Bucket or LocalFileSystem"):
+        open_store("videos/", tmp_path)
+
+
+async def test_a_receipt_on_disk_is_readable_json(tmp_path):
+    await LocalStore(tmp_path).create(claimed("cat"))
+    assert json.loads((tmp_path / "cat.json").read_text())["state"] == "sending"
+    assert Path(tmp_path / "cat.json").read_text().startswith("{\n  ")
