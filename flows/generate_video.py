@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# A run without a Prefect server of its own starts a temporary one: keep its telemetry and its tracebacks out.
+# A run without a Prefect server of its own starts a temporary one, for the first time in up to half a minute. Keep
+# its telemetry and its tracebacks out.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 from prefect.filesystems import LocalFileSystem
 

@@ -1,8 +1,9 @@
 """xAI video generation in Prefect: one key, one video, one payment."""
 
+from typing import TYPE_CHECKING
+
 from prefect_xai_video.client import Retries, Timeouts, XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.flows import agenerate_video, generate_video
 from prefect_xai_video.receipts import Receipt, Video
 from prefect_xai_video.requests import EditRequest, ImageRequest, TextRequest
 from prefect_xai_video.responses import VideoStatus
@@ -17,6 +18,9 @@ from prefect_xai_video.tasks import (
     start_video,
     wait_for_video,
 )
+
+if TYPE_CHECKING:
+    from prefect_xai_video.flows import agenerate_video, generate_video
 
 __all__ = [
     "EditRequest",
@@ -41,3 +45,12 @@ __all__ = [
     "start_video",
     "wait_for_video",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load the flows when they are first asked for: Prefect takes 0.3 s to draw up the form of a flow."""
+    if name in {"agenerate_video", "generate_video"}:
+        from prefect_xai_video import flows  # noqa: PLC0415
+
+        return getattr(flows, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -42,11 +42,11 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def _run_name() -> str:
-    """Name a task run after what it does and its key; never after a prompt."""
+    """Name a task run after what it does and the last part of its key; never after a prompt."""
     parameters = runtime.parameters
     subject = parameters.get("receipt") or parameters.get("key") or parameters.get("request_id") or "video"
     name = subject.key if isinstance(subject, Receipt) else str(subject)
-    return f"{runtime.task_name.partition('_')[0]} {name}"[:100]
+    return f"{runtime.task_name.partition('_')[0]} {name.rpartition('/')[2]}"[:100]
 
 
 _OPTIONS: dict[str, Any] = {

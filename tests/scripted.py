@@ -29,6 +29,10 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
+    def extend(self, script: Iterable[object]) -> None:
+        """Add to the script, for answers that name the server's own URL; before they are due."""
+        self._script.extend(script)
+
     def __enter__(self):
         self._thread.start()
         return self

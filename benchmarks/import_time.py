@@ -1,0 +1,41 @@
+"""What `import prefect_xai_video` costs over `import prefect, prefect_aws`: at most 15 %.
+
+Both are timed in one process, one after the other, so that a slow moment of the machine slows both; the median of
+several processes is told. The flows are loaded when they are first asked for, and told apart.
+"""
+
+import statistics
+import subprocess
+import sys
+
+ROUNDS = 9
+CODE = """
+from time import perf_counter as now
+begun = now()
+import prefect, prefect_aws
+prefect.flow, prefect.task
+base = now()
+import prefect_xai_video
+package = now()
+prefect_xai_video.generate_video
+flows = now()
+import sys
+assert "av" not in sys.modules and "prefect_xai_video.emulator" not in sys.modules
+print(base - begun, package - base, flows - package)
+"""
+
+
+def main() -> None:
+    rounds = [
+        [float(part) for part in subprocess.check_output([sys.executable, "-c", CODE], text=True).split()]
+        for _ in range(ROUNDS)
+    ]
+    base, package, flows = (statistics.median(times) for times in zip(*rounds, strict=True))
+    share, whole = (statistics.median(sum(times[1:end]) / times[0] for times in rounds) for end in (2, 3))
+    print(f"import prefect, prefect_aws   {base:.2f} s")
+    print(f"import prefect_xai_video      {package:.2f} s more, {share:.1%}  (at most 15 %)")
+    print(f"and its flows                 {flows:.2f} s more, {whole:.1%} in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import API_KEY
+from scripted import CUT, SILENCE, ScriptedServer, answer
+
+from prefect_xai_video import Retries, Timeouts, XaiVideoClient, generation
+from prefect_xai_video.errors import (
+    DownloadError,
+    KeyConflict,
+    RateLimited,
+    RequestRejected,
+    StorageError,
+    SubmissionUnknown,
+    VideoFailed,
+    VideoModerated,
+    VideoTimeout,
+)
+from prefect_xai_video.generation import Generation
+from prefect_xai_video.polling import PollSchedule
+from prefect_xai_video.receipts import Receipt
+from prefect_xai_video.requests import build_request
+from prefect_xai_video.stores import LocalStore, open_store
+
+REQUEST = build_request("A cat", duration=1)
+OTHER = build_request("A dog", duration=1)
+QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
+SCHEDULE = PollSchedule(first=0.1, shortest=0.05, longest=0.2)
+ACCEPTED = answer("200 OK", b'{"request_id":"0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"}')
+TOO_MANY = answer("429 Too Many Requests", b'{"error":"Too many"}', "Retry-After: 0")
+VIDEO = b"\x00\x00\x00\x18ftypmp42" + bytes(1000)
+
+
+@pytest.fixture
+async def engine(emulator, storage, tmp_path):
+    async with XaiVideoClient(API_KEY, emulator.base_url, retries=QUICK) as client:
+        yield Generation(client, open_store(storage, tmp_path), SCHEDULE)
+
+
+@asynccontextmanager
+async def scripted(script, store, **timeouts):
+    """An engine whose xAI answers exactly the script."""
+    with ScriptedServer(script) as server:
+        async with XaiVideoClient(
+            API_KEY, f"{server.url}/v1", retries=QUICK, timeouts=Timeouts(**timeouts)
+        ) as client:
+            yield Generation(client, store, SCHEDULE), server
+
+
+@pytest.fixture
+def local(tmp_path):
+    return LocalStore(tmp_path)
+
+
+async def make(engine, key, request=REQUEST, **options):
+    await engine.start(request, key, **options)
+    await engine.wait(key, timeout=30)
+    return await engine.save(key)
+
+
+async def test_a_video_is_made_stored_and_paid_for_once(engine, submissions):
+    video = await make(engine, "cats/one")
+    held = await engine.store.read("cats/one")
+    assert held.receipt.state == "stored"
+    assert held.receipt.file.sha256 == video.sha256
+    assert (video.duration, str(video.cost_usd)) == (1, "0.05")
+    assert video.request_id == held.receipt.request_id
+    assert submissions() == 1
+
+
+async def test_the_same_key_again_sends_nothing_and_returns_the_same(engine, submissions):
+    assert await make(engine, "cat") == await make(engine, "cat")
+    assert submissions() == 1
+
+
+async def test_another_request_under_a_paid_key_is_a_conflict(engine, submissions):
+    await engine.start(REQUEST, "cat")
+    with pytest.raises(KeyConflict, match="another request") as caught:
+        await engine.start(OTHER, "cat")
+    assert caught.value.resend_safe
+    assert submissions() == 1
+
+
+async def test_racing_for_a_key_sends_one_post(engine, submissions):
+    videos = await asyncio.gather(*(make(engine, "cat") for _ in range(8)))
+    assert len(set(videos)) == 1
+    assert submissions() == 1
+
+
+async def test_a_step_taken_too_early_says_what_comes_first(engine):
+    with pytest.raises(StorageError, match="start the video first"):
+        await engine.wait("cat", timeout=1)
+    await engine.start(REQUEST, "cat")
+    with pytest.raises(StorageError, match="wait for it first") as caught:
+        await engine.save("cat")
+    assert caught.value.key == "cat"
+
+
+async def test_a_moderated_video_is_told_again_without_paying_until_regenerated(engine, submissions):
+    blocked = build_request("A [moderated] cat", duration=1)
+    for _ in range(2):
+        with pytest.raises(VideoModerated) as caught:
+            await make(engine, "cat", blocked)
+    assert (caught.value.key, str(caught.value.cost_usd)) == ("cat", "0.05")
+    assert caught.value.request_id
+    assert submissions() == 1
+    with pytest.raises(VideoModerated):
+        await make(engine, "cat", blocked, regenerate=True)
+    assert submissions() == 2
+    held = await engine.store.read("cat")
+    assert [attempt.number for attempt in held.receipt.attempts] == [1, 2]
+
+
+async def test_a_better_prompt_may_regenerate_what_was_moderated(engine):
+    with pytest.raises(VideoModerated):
+        await make(engine, "cat", build_request("A [moderated] cat", duration=1))
+    assert (await make(engine, "cat", REQUEST, regenerate=True)).key == "cat"
+
+
+async def test_a_retried_run_regenerates_only_once(engine, submissions):
+    blocked = build_request("A [moderated] cat", duration=1)
+    for _ in range(4):
+        with pytest.raises(VideoModerated):
+            await make(engine, "cat", blocked, flow_run_id="run-1", regenerate=True)
+    assert submissions() == 2
+
+
+async def test_regenerate_does_not_touch_what_is_stored(engine, submissions):
+    video = await make(engine, "cat")
+    assert await make(engine, "cat", regenerate=True) == video
+    assert submissions() == 1
+
+
+async def test_a_time_out_keeps_the_request_and_the_same_key_goes_on(engine, submissions):
+    await engine.start(REQUEST, "cat")
+    with pytest.raises(VideoTimeout) as caught:
+        await engine.wait("cat", timeout=0.01)
+    assert caught.value.request_id == (await engine.store.read("cat")).receipt.request_id
+    assert (await make(engine, "cat")).request_id == caught.value.request_id
+    assert submissions() == 1
+
+
+async def test_a_failed_render_is_an_error_with_all_ids(engine):
+    with pytest.raises(VideoFailed) as caught:
+        await make(engine, "cat", build_request("A cat", image_url="data:image/png;base64,aGVsbG8="))
+    assert caught.value.key == "cat"
+    assert caught.value.request_id
+
+
+async def test_a_stored_video_that_vanished_is_not_silently_paid_again(engine, submissions, local):
+    mine = Generation(engine.client, local, SCHEDULE)
+    await make(mine, "cat")
+    (local.root / "cat.mp4").unlink()
+    with pytest.raises(StorageError, match="missing"):
+        await make(mine, "cat")
+    assert submissions() == 1
+
+
+@pytest.mark.parametrize("refusal", [TOO_MANY, answer("503 Service Unavailable", b"", "Retry-After: 0")])
+async def test_a_refused_post_is_noted_and_sent_again(local, refusal):
+    async with scripted([refusal, ACCEPTED], local) as (engine, server):
+        receipt = await engine.start(REQUEST, "cat")
+    assert [attempt.outcome for attempt in receipt.attempts] == ["refused", "submitted"]
+    assert len(server.requests) == 2
+
+
+async def test_a_refusal_is_left_as_refused_and_may_be_sent_again(local):
+    async with scripted([TOO_MANY, TOO_MANY], local) as (engine, _):
+        with pytest.raises(RateLimited) as caught:
+            await engine.start(REQUEST, "cat")
+    assert caught.value.key == "cat"
+    assert (await local.read("cat")).receipt.state == "refused"
+    async with scripted([ACCEPTED], local) as (engine, _):
+        assert (await engine.start(REQUEST, "cat")).state == "submitted"
+
+
+async def test_a_key_under_which_nothing_was_accepted_is_free_for_another_request(local):
+    async with scripted([answer("400 Bad Request", b'{"error":"No"}'), ACCEPTED], local) as (engine, _):
+        with pytest.raises(RequestRejected):
+            await engine.start(REQUEST, "cat")
+        receipt = await engine.start(OTHER, "cat")
+    assert (receipt.state, receipt.fingerprint) == ("submitted", OTHER.fingerprint)
+
+
+@pytest.mark.parametrize("outcome", [CUT, SILENCE, answer("500 Oops"), answer("200 OK", b"?")])
+async def test_an_unknown_outcome_is_never_sent_again_by_itself(local, outcome):
+    async with scripted([outcome, ACCEPTED], local, start=0.3) as (engine, server):
+        for _ in range(3):
+            with pytest.raises(SubmissionUnknown, match="on_unknown") as caught:
+                await engine.start(REQUEST, "cat")
+    assert caught.value.key == "cat"
+    assert len(server.requests) == 1
+    assert (await local.read("cat")).receipt.state == "unknown"
+
+
+async def test_an_unknown_outcome_is_sent_again_when_a_person_says_so_but_once_a_run(local):
+    async with scripted([CUT, CUT, ACCEPTED], local) as (engine, server):
+        for _ in range(3):
+            with pytest.raises(SubmissionUnknown):
+                await engine.start(REQUEST, "cat", flow_run_id="run-1", on_unknown="resubmit")
+        assert len(server.requests) == 2
+        receipt = await engine.start(REQUEST, "cat", flow_run_id="run-2", on_unknown="resubmit")
+    assert [attempt.reason for attempt in receipt.attempts] == ["first", "resubmit", "resubmit"]
+
+
+async def test_a_recent_claim_of_somebody_else_is_waited_for(local, monkeypatch):
+    monkeypatch.setattr(generation, "CLAIM_WAIT_SECONDS", 0.05)
+    held = await local.create(Receipt.claim("cat", REQUEST))
+    async with scripted([], local) as (engine, server):
+        starting = asyncio.create_task(engine.start(REQUEST, "cat"))
+        await asyncio.sleep(0.2)
+        await local.replace(held, held.receipt.submitted("theirs"))
+        assert (await starting).request_id == "theirs"
+    assert server.requests == []
+
+
+async def test_a_claim_left_by_a_crash_is_of_unknown_outcome(local):
+    receipt = Receipt.claim("cat", REQUEST)
+    long_ago = datetime.now(UTC) - timedelta(seconds=generation.CLAIM_SECONDS + 1)
+    old = receipt.attempt.model_copy(update={"started_at": long_ago})
+    await local.create(receipt.model_copy(update={"attempts": (old,)}))
+    async with scripted([ACCEPTED], local) as (engine, server):
+        with pytest.raises(SubmissionUnknown, match="under way"):
+            await engine.start(REQUEST, "cat")
+        assert server.requests == []
+        assert (await engine.start(REQUEST, "cat", on_unknown="resubmit")).state == "submitted"
+
+
+async def test_a_reply_that_comes_after_its_claim_was_given_up_is_not_lost(local):
+    async with scripted([ACCEPTED], local) as (engine, _):
+        submit = engine.client.submit
+
+        async def slow(request):
+            held = await local.read("cat")
+            await local.replace(held, held.receipt.unknown(SubmissionUnknown("given up")))
+            return await submit(request)
+
+        engine.client.submit = slow
+        receipt = await engine.start(REQUEST, "cat")
+    assert receipt.state == "submitted"
+    assert (await local.read("cat")).receipt.request_id == receipt.request_id
+
+
+async def test_a_cancelled_start_still_learns_its_request_id(local):
+    async with scripted([ACCEPTED], local) as (engine, server):
+        submit = engine.client.submit
+        sent = asyncio.Event()
+
+        async def slow(request):
+            request_id = await submit(request)
+            sent.set()
+            await asyncio.sleep(0.3)
+            return request_id
+
+        engine.client.submit = slow
+        starting = asyncio.create_task(engine.start(REQUEST, "cat"))
+        await sent.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert (await local.read("cat")).receipt.state == "submitted"
+    assert len(server.requests) == 1
+
+
+async def test_a_cancelled_start_that_gets_no_reply_is_of_unknown_outcome(local, monkeypatch):
+    monkeypatch.setattr(generation, "CLEANUP_SECONDS", 0.1)
+    async with scripted([SILENCE], local) as (engine, server):
+        starting = asyncio.create_task(engine.start(REQUEST, "cat"))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert (await local.read("cat")).receipt.state == "unknown"
+
+
+async def test_an_accepted_request_that_can_not_be_noted_is_told_with_its_id(local):
+    async with scripted([ACCEPTED], local) as (engine, _):
+
+        async def broken(held, receipt):
+            raise StorageError("The disk is gone.", transient=True)
+
+        engine.store.replace = broken
+        with pytest.raises(StorageError, match="disk is gone") as caught:
+            await engine.start(REQUEST, "cat")
+    assert caught.value.request_id == "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
+    assert not caught.value.resend_safe
+
+
+def done(url):
+    return answer("200 OK", json.dumps({"status": "done", "video": {"url": url, "duration": 1}}).encode())
+
+
+async def test_a_request_id_that_is_not_known_yet_is_asked_for_again(local):
+    unknown = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
+    async with scripted([ACCEPTED, unknown, done("https://vidgen.x.ai/v.mp4")], local) as (engine, _):
+        await engine.start(REQUEST, "cat")
+        assert (await engine.wait("cat", timeout=5)).state == "done"
+
+
+async def test_an_expired_url_is_asked_for_again_once(local):
+    gone, video = answer("403 Forbidden"), answer("200 OK", VIDEO, "Content-Type: video/mp4")
+    async with scripted([ACCEPTED], local) as (engine, server):
+        url = f"{server.url}/v.mp4"
+        server.extend([done(url), gone, done(url), video])
+        assert (await make(engine, "cat")).size == len(VIDEO)
+    async with scripted([ACCEPTED], local) as (engine, server):
+        url = f"{server.url}/v.mp4"
+        server.extend([done(url), gone, done(url), gone])
+        with pytest.raises(DownloadError, match="403") as caught:
+            await make(engine, "dog")
+    assert caught.value.request_id
+    assert (await local.read("dog")).receipt.state == "done"
+
+
+async def test_a_signed_url_is_asked_for_anew_rather_than_written_down(local):
+    async with scripted([ACCEPTED], local) as (engine, server):
+        url = f"{server.url}/v.mp4?Signature=s3cr3t"
+        server.extend([done(url), done(url), answer("200 OK", VIDEO, "Content-Type: video/mp4")])
+        await make(engine, "cat")
+    assert "s3cr3t" not in (local.root / "cat.json").read_text()
+
+
+async def test_done_without_a_url_is_an_error_with_the_request_id(local):
+    nothing = answer("200 OK", b'{"status":"done","video":{}}')
+    async with scripted([ACCEPTED, nothing, nothing], local) as (engine, _):
+        with pytest.raises(DownloadError, match="no URL") as caught:
+            await make(engine, "cat")
+    assert caught.value.request_id

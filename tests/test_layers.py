@@ -1,0 +1,60 @@
+"""Dependencies point downward only: the engine and what is below it know no Prefect."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import prefect_xai_video
+
+PACKAGE = Path(prefect_xai_video.__file__).parent
+WITHOUT_PREFECT = (
+    "capabilities",
+    "client",
+    "errors",
+    "generation",
+    "inputs",
+    "polling",
+    "receipts",
+    "requests",
+    "responses",
+)
+ORDER = [
+    {"capabilities"},
+    {"errors"},
+    {"polling", "responses", "synchronous"},
+    {"requests"},
+    {"client", "inputs", "receipts"},
+    {"stores"},
+    {"generation"},
+    {"settings", "credentials", "artifacts", "keys"},
+    {"tasks"},
+    {"flows"},
+]
+
+
+def imports(module):
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("module", WITHOUT_PREFECT)
+def test_the_engine_and_what_is_below_it_do_not_import_prefect(module):
+    names = {name.split(".")[0] for name in imports(module)}
+    assert "prefect" not in names
+
+
+def test_every_module_has_its_place():
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set().union(*ORDER)
+
+
+@pytest.mark.parametrize("level", range(len(ORDER)))
+def test_a_module_imports_from_below_only(level):
+    below = set().union(*ORDER[:level])
+    for module in ORDER[level]:
+        own = {name.split(".")[1] for name in imports(module) if name.startswith("prefect_xai_video.")}
+        assert own <= below, f"{module} imports {own - below}"
