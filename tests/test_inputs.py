@@ -80,7 +80,7 @@ async def test_a_file_too_large_to_be_sent_inline_is_refused_unread(tmp_path):
 async def test_an_image_is_no_video(tmp_path):
     path = tmp_path / "cat.mp4"
     path.write_bytes(PNG)
-    with pytest.raises(InvalidRequest, match="video_url.*an MP4 video is"):
+    with pytest.raises(InvalidRequest, match=r"video_url.*an MP4 video is"):
         await video(path)
 
 
