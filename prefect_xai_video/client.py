@@ -11,6 +11,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -268,7 +269,7 @@ class XaiVideoClient:
             StorageError: If the file can't be written.
         """
         fetched = _PartialDownload()
-        with _writing(target) as file:
+        with _writing(target) as file, _unlogged():
             async for attempt in self.retries.of(lambda error: True):
                 with attempt:
                     await self._fetch_rest(url, file, fetched)
@@ -422,6 +423,31 @@ def _retry_after(answer: httpx.Response) -> float | None:
         return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0)
     except (ValueError, TypeError):
         return None
+
+
+_url_is_secret = ContextVar("_url_is_secret", default=False)
+
+
+def _hide_url(record: logging.LogRecord) -> bool:
+    """Httpx logs each URL at INFO, but whoever has that of a video has the video."""
+    if _url_is_secret.get() and isinstance(record.args, tuple):
+        record.args = tuple(
+            f"{arg.scheme}://{arg.host}/…" if isinstance(arg, httpx.URL) else arg for arg in record.args
+        )
+    return True
+
+
+logging.getLogger("httpx").addFilter(_hide_url)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep the URLs of a block out of httpx's log."""
+    token = _url_is_secret.set(True)
+    try:
+        yield
+    finally:
+        _url_is_secret.reset(token)
 
 
 @contextmanager

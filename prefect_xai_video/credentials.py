@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient
 from prefect_xai_video.errors import MissingCredentials
@@ -32,6 +32,9 @@ class XaiCredentials(CredentialsBlock):
         credentials = XaiCredentials.load("BLOCK_NAME")
         ```
     """
+
+    # What is no key may be one with a typo: errors do not repeat it.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name = "xAI Credentials"
     _block_type_slug = "xai-credentials"

@@ -1,7 +1,7 @@
-"""A local stand-in for xAI's video API: for trying things out, and for tests.
+"""A local stand-in for the xAI video API: the same answers, real clips, no costs.
 
-It serves the published contract on loopback, renders real clips in colours that come from the prompt, and keeps a
-ledger of what xAI would have billed.
+For trying the plugin out and for tests. It is as strict as the service is known to be: what xAI refuses is
+refused here, what xAI silently ignores is silently ignored here.
 """
 
 from prefect_xai_video.emulator.server import Emulator

@@ -2,51 +2,81 @@
 
 import argparse
 import signal
-import sys
 import threading
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from prefect_xai_video.emulator.server import Emulator
 
 
-def arguments() -> argparse.Namespace:
-    """The command line's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m prefect_xai_video.emulator",
-        description="Serve xAI's video API on this machine. The first line printed is the base URL.",
-    )
-    parser.add_argument("--port", type=int, default=0, help="port on loopback (default: a free one)")
-    parser.add_argument("--render-seconds", type=float, default=4, help="how long a render takes (default: 4)")
-    parser.add_argument("--log", type=Path, help="file to which each request is added as a JSON line")
-    parser.add_argument("--api-key", help="the only key that is accepted (default: any)")
-    parser.add_argument("--url-ttl-seconds", type=float, default=3600, help="life of result URLs (default: 3600)")
-    parser.add_argument("--credits", type=Decimal, help="USD after which submissions are denied (default: no limit)")
-    parser.add_argument("--requests-per-second", type=int, help="rate limit, polls included (default: none)")
-    return parser.parse_args()
-
-
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
-    chosen = arguments()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stop.set())
+    options = _parser().parse_args()
+    emulator = Emulator(
+        render_seconds=options.render_seconds,
+        api_key=options.api_key,
+        url_ttl_seconds=options.url_ttl_seconds,
+        credits_usd=options.credits,
+        requests_per_second=options.requests_per_second,
+        log=options.log,
+        port=options.port,
+    )
     try:
-        with Emulator(
-            port=chosen.port,
-            render_seconds=chosen.render_seconds,
-            log=chosen.log,
-            api_key=chosen.api_key,
-            url_ttl_seconds=chosen.url_ttl_seconds,
-            credits_usd=chosen.credits,
-            requests_per_second=chosen.requests_per_second,
-        ) as emulator:
-            sys.stdout.write(f"{emulator.base_url}\n")
-            sys.stdout.flush()
+        with emulator:
+            print(emulator.base_url, flush=True)
             stop.wait()
-    except (ImportError, OSError) as error:
-        sys.exit(str(error))
+    except (ImportError, OSError, OverflowError) as error:
+        raise SystemExit(f"emulator: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m prefect_xai_video.emulator",
+        description="A local stand-in for the xAI video API. Prints its base URL and serves until it is stopped; "
+        "GET /emulator/ledger tells what xAI would have billed.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one (default: 0)")
+    parser.add_argument(
+        "--render-seconds",
+        type=float,
+        default=4,
+        metavar="S",
+        help="how long a render takes at least (default: 4)",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="append each request to this file as one line of JSON"
+    )
+    parser.add_argument("--api-key", metavar="KEY", help="accept this key only (default: any that is not empty)")
+    parser.add_argument(
+        "--url-ttl-seconds",
+        type=float,
+        default=3600,
+        metavar="S",
+        help="how long the URL of a finished video lives (default: 3600)",
+    )
+    parser.add_argument(
+        "--credits",
+        type=_usd,
+        metavar="USD",
+        help="refuse with 403 what would bill more than this in all (default: no limit)",
+    )
+    parser.add_argument(
+        "--requests-per-second",
+        type=int,
+        metavar="N",
+        help="refuse with 429 submissions and polls beyond this rate (default: no limit)",
+    )
+    return parser
+
+
+def _usd(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount") from None
 
 
 if __name__ == "__main__":

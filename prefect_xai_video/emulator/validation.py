@@ -1,236 +1,244 @@
-"""Is a body one that the service takes? In its two steps: the JSON's shape (422), then its meaning (400, 404).
+"""Whether a submission makes sense: what the service refuses with 400 or 404 before it accepts anything."""
 
-Unknown fields are ignored at every level, as the service does.
-"""
-
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Annotated, Literal, Self
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from prefect_xai_video.capabilities import (
+    ASPECT_RATIOS,
     DEFAULT_MODEL,
     MAX_PROMPT_CHARACTERS,
+    RESOLUTIONS,
     SERVER_DEFAULT_DURATION,
     SERVER_DEFAULT_EXTENSION,
     SERVER_DEFAULT_RESOLUTION,
-    AspectRatio,
     Mode,
     ModelCapabilities,
-    Resolution,
+    ModeLimits,
     capabilities_of,
 )
+from prefect_xai_video.emulator.bodies import (
+    EditBody,
+    ExtensionBody,
+    GenerationBody,
+    Keyframe,
+    PublicUrl,
+    Source,
+    StorageOptions,
+    SubmissionBody,
+)
+from prefect_xai_video.emulator.refusals import invalid_argument, unknown_model
 
-MAX_REFERENCES = 14
-"""What the live server took; seven are documented."""
-MAX_VOICES = 3
+# What the table of capabilities does not hold, since the plugin does not send it.
+SERVER_DEFAULT_ASPECT_RATIO = "16:9"
+MODEL_WITH_FRAMES = "grok-imagine-video-1.5"
+"""The one model that takes last_frame, keyframes and reference_audios."""
+MAX_REFERENCE_IMAGES = 14
+MAX_REFERENCE_AUDIOS = 3
 MAX_KEYFRAMES = 4
-KEYFRAME_GRID = 1 / 3
+KEYFRAMES_PER_SECOND = 3
+STORAGE_SECONDS = (3600, 2592000)
 
 
-class Wrong(Exception):
-    """An answer that is an error.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedRequest:
+    """A request that makes sense, with the service's defaults filled in.
 
-    Args:
-        http_status: HTTP status.
-        code: xAI's code.
-        text: xAI's text.
+    Attributes:
+        mode: What is made from what.
+        model: The canonical model id.
+        prompt: What should be seen; may be empty.
+        duration: Seconds of a new clip or of an extension; 0 for an edit, which keeps its input's.
+        aspect_ratio: Aspect ratio of a new clip.
+        resolution: Resolution of a new clip.
+        stills: Images that are seen at a time of the clip, in seconds.
+        references: Images that the clip is to resemble.
+        video: The clip to edit or extend.
+        audio: Whether the clip has sound.
+        upload_url: Where the video is to be delivered.
+        storage: How the video is to be kept in the Files API.
     """
 
-    def __init__(self, http_status: int, code: str, text: str) -> None:
-        super().__init__(text)
-        self.http_status = http_status
-        self.code = code
-        self.text = text
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class Source(_Body):
-    """An input: a URL, or the id of a file."""
-
-    url: StrictStr | None = None
-    file_id: StrictStr | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if self.url is None and self.file_id is None:
-            raise ValueError("missing field `url`")
-        return self
-
-
-class Voice(_Body):
-    """A reference audio."""
-
-    voice_id: StrictStr
-
-
-class Keyframe(_Body):
-    """An image at a time of the clip, in seconds."""
-
-    image: Source
-    timestamp_s: StrictFloat | StrictInt
-
-
-class Output(_Body):
-    """Where the service puts the video."""
-
-    upload_url: StrictStr
-
-
-class PublicUrl(_Body):
-    """How long a public URL lives, in seconds."""
-
-    expires_after: Annotated[StrictInt, Field(ge=3600, le=2592000)] | None = None
-
-
-class StorageOptions(_Body):
-    """Whether the result is kept in the Files API."""
-
-    filename: StrictStr | None = None
-    expires_after: Annotated[StrictInt, Field(ge=3600, le=2592000)] | None = None
-    public_url: StrictBool | PublicUrl | None = None
-
-
-class _Common(_Body):
-    model: StrictStr = DEFAULT_MODEL
-    prompt: StrictStr = ""
-    output: Output | None = None
-    storage_options: StorageOptions | None = None
-
-
-class Generation(_Common):
-    """Body of `POST /videos/generations`."""
-
-    duration: StrictInt = SERVER_DEFAULT_DURATION
-    aspect_ratio: AspectRatio | Literal["21:9", "5:2"] = "16:9"
-    resolution: Resolution = SERVER_DEFAULT_RESOLUTION
-    image: Source | None = None
-    reference_images: list[Source] = []
-    reference_audios: list[Voice] = []
-    last_frame: Source | None = None
-    keyframes: list[Keyframe] = []
-    generate_audio: StrictBool = True
-    user: StrictStr | None = None
-
-    @property
-    def mode(self) -> Mode:
-        """Which mode the given inputs make it."""
-        if self.reference_images or self.reference_audios:
-            return "reference"
-        return "image" if self.image or self.last_frame or self.keyframes else "text"
+    mode: Mode
+    model: str
+    prompt: str
+    duration: int = 0
+    aspect_ratio: str = SERVER_DEFAULT_ASPECT_RATIO
+    resolution: str = SERVER_DEFAULT_RESOLUTION
+    stills: tuple[tuple[float, Source], ...] = ()
+    references: tuple[Source, ...] = ()
+    video: Source | None = None
+    audio: bool = True
+    upload_url: str | None = None
+    storage: StorageOptions | None = None
 
     @property
     def images(self) -> list[Source]:
         """All input images."""
-        ends = [frame for frame in (self.image, self.last_frame) if frame]
-        return [*ends, *self.reference_images, *(keyframe.image for keyframe in self.keyframes)]
+        return [*(image for _, image in self.stills), *self.references]
 
 
-class Edit(_Common):
-    """Body of `POST /videos/edits`."""
-
-    video: Source
-    user: StrictStr | None = None
-    mode: Mode = Field(default="edit", init=False, exclude=True)
-
-
-class Extension(_Common):
-    """Body of `POST /videos/extensions`."""
-
-    video: Source
-    duration: StrictInt = SERVER_DEFAULT_EXTENSION
-    mode: Mode = Field(default="extend", init=False, exclude=True)
-
-
-Body = Generation | Edit | Extension
-BODIES: dict[str, type[Body]] = {"generations": Generation, "edits": Edit, "extensions": Extension}
-
-
-def shape_problem(error: ValidationError) -> str:
-    """The plain text with which the service refuses a body of a wrong shape."""
-    first = error.errors()[0]
-    if first["type"] == "missing":
-        why = f"missing field `{first['loc'][-1]}`"
-    else:
-        why = ": ".join([*map(str, first["loc"][:1]), first["msg"].removeprefix("Value error, ")])
-    return f"Failed to deserialize the JSON body into the target type: {why}"
-
-
-def check_meaning(body: Body) -> ModelCapabilities:
-    """Refuse what has the right shape but makes no video.
-
-    Returns:
-        The model's capabilities.
+def accept_generation(body: GenerationBody) -> AcceptedRequest:
+    """Check the body of POST /videos/generations.
 
     Raises:
-        Wrong: With the answer.
+        Refused: 400 or 404 if the request makes no sense.
     """
-    entry = capabilities_of(body.model)
+    mode = _mode_of(body)
+    if mode == "text" and not (body.last_frame or body.keyframes):
+        _check_prompt_given(body.prompt)
+    _check_common(body)
+    if body.aspect_ratio is not None and body.aspect_ratio not in ASPECT_RATIOS:
+        raise invalid_argument(f"Invalid aspect ratio: {body.aspect_ratio}.")
+    if body.resolution is not None and body.resolution not in RESOLUTIONS:
+        raise invalid_argument(f"Invalid resolution: {body.resolution}.")
+    entry = _entry_of(body)
+    _check_inputs(body, entry)
+    limits = _limits_of(entry, mode)
+    duration = SERVER_DEFAULT_DURATION if body.duration is None else body.duration
+    _check_duration(duration, limits)
+    resolution = body.resolution or SERVER_DEFAULT_RESOLUTION
+    if resolution not in limits.resolutions:
+        raise invalid_argument(f"Resolution {resolution} is not supported by {entry.model} for this request.")
+    _check_keyframes(body.keyframes or (), duration)
+    return AcceptedRequest(
+        mode=mode,
+        model=entry.model,
+        prompt=body.prompt or "",
+        duration=duration,
+        aspect_ratio=body.aspect_ratio or SERVER_DEFAULT_ASPECT_RATIO,
+        resolution=resolution,
+        stills=tuple(_stills(body, duration)),
+        references=body.reference_images or (),
+        audio=body.generate_audio is not False,
+        upload_url=_upload_url(body),
+        storage=body.storage_options,
+    )
+
+
+def accept_edit(body: EditBody) -> AcceptedRequest:
+    """Check the body of POST /videos/edits.
+
+    Raises:
+        Refused: 400 or 404 if the request makes no sense.
+    """
+    _check_prompt_given(body.prompt)
+    _check_common(body)
+    entry = _entry_of(body)
+    _limits_of(entry, "edit")
+    return AcceptedRequest(
+        mode="edit",
+        model=entry.model,
+        prompt=body.prompt,
+        video=body.video,
+        upload_url=_upload_url(body),
+        storage=body.storage_options,
+    )
+
+
+def accept_extension(body: ExtensionBody) -> AcceptedRequest:
+    """Check the body of POST /videos/extensions.
+
+    Raises:
+        Refused: 400 or 404 if the request makes no sense.
+    """
+    _check_prompt_given(body.prompt)
+    _check_common(body)
+    entry = _entry_of(body)
+    duration = SERVER_DEFAULT_EXTENSION if body.duration is None else body.duration
+    _check_duration(duration, _limits_of(entry, "extend"))
+    return AcceptedRequest(
+        mode="extend",
+        model=entry.model,
+        prompt=body.prompt,
+        duration=duration,
+        video=body.video,
+        upload_url=_upload_url(body),
+        storage=body.storage_options,
+    )
+
+
+def _mode_of(body: GenerationBody) -> Mode:
+    if body.reference_images:
+        return "reference"
+    if body.image or body.last_frame or body.keyframes:
+        return "image"
+    return "text"
+
+
+def _entry_of(body: SubmissionBody) -> ModelCapabilities:
+    model = DEFAULT_MODEL if body.model is None else body.model
+    entry = capabilities_of(model)
     if entry is None:
-        raise Wrong(
-            404, "not-found", f"The model {body.model} does not exist or your team does not have access to it."
-        )
-    for problem in _problems(body, entry):
-        raise Wrong(400, "invalid-argument", problem)
+        raise unknown_model(model)
     return entry
 
 
-def _problems(body: Body, entry: ModelCapabilities) -> Iterator[str]:
-    limits = entry.modes.get(body.mode)
+def _limits_of(entry: ModelCapabilities, mode: Mode) -> ModeLimits:
+    limits = entry.modes.get(mode)
     if limits is None:
-        yield f"The model {body.model} does not support {body.mode} requests."
-        return
-    needs_prompt = body.mode in {"text", "edit"}
-    if needs_prompt and not body.prompt.strip():
-        yield "Prompt cannot be empty. Please provide a prompt."
-    if len(body.prompt) > MAX_PROMPT_CHARACTERS:
-        yield f"Prompt is too long: at most {MAX_PROMPT_CHARACTERS} characters."
-    if not isinstance(body, Edit) and limits.duration is not None:
+        raise invalid_argument(f"The model {entry.model} does not support {mode} requests.")
+    return limits
+
+
+def _check_prompt_given(prompt: str | None) -> None:
+    if not (prompt or "").strip():
+        raise invalid_argument("Prompt cannot be empty. Please provide a prompt.")
+
+
+def _check_common(body: SubmissionBody) -> None:
+    if len(body.prompt or "") > MAX_PROMPT_CHARACTERS:
+        raise invalid_argument(f"Prompt length exceeds the maximum of {MAX_PROMPT_CHARACTERS} characters.")
+    if body.storage_options is not None:
+        _check_storage(body.storage_options)
+
+
+def _check_storage(options: StorageOptions) -> None:
+    shortest, longest = STORAGE_SECONDS
+    public = options.public_url.expires_after if isinstance(options.public_url, PublicUrl) else None
+    for seconds in (options.expires_after, public):
+        if seconds is not None and not shortest <= seconds <= longest:
+            raise invalid_argument(f"expires_after must be between {shortest} and {longest} seconds.")
+
+
+def _check_duration(duration: int, limits: ModeLimits) -> None:
+    if limits.duration is not None and not limits.duration[0] <= duration <= limits.duration[1]:
         shortest, longest = limits.duration
-        if not shortest <= body.duration <= longest:
-            yield f"duration must be between {shortest} and {longest} seconds, got {body.duration}."
-    if isinstance(body, Generation):
-        if body.resolution not in limits.resolutions:
-            yield f"resolution {body.resolution} is not supported by {body.model}."
-        yield from _input_problems(body, entry)
+        raise invalid_argument(f"Duration must be between {shortest} and {longest} seconds, got {duration}.")
 
 
-def _input_problems(body: Generation, entry: ModelCapabilities) -> Iterator[str]:
-    if len(body.reference_images) > MAX_REFERENCES:
-        yield f"At most {MAX_REFERENCES} reference images are allowed."
-    if len(body.reference_audios) > MAX_VOICES:
-        yield f"At most {MAX_VOICES} reference audios are allowed."
-    if entry.model == DEFAULT_MODEL:
+def _check_inputs(body: GenerationBody, entry: ModelCapabilities) -> None:
+    if entry.model != MODEL_WITH_FRAMES:
+        for field in ("last_frame", "keyframes", "reference_audios"):
+            if getattr(body, field):
+                raise invalid_argument(f"{field} is not supported by the model {entry.model}.")
         if body.image and body.reference_images:
-            yield "image and reference_images cannot be combined with this model."
-        for name in ("last_frame", "keyframes", "reference_audios"):
-            if getattr(body, name):
-                yield f"{name} is not supported by {body.model}."
-    yield from _keyframe_problems(body)
+            raise invalid_argument("image and reference_images cannot be combined.")
+    if len(body.reference_images or ()) > MAX_REFERENCE_IMAGES:
+        raise invalid_argument(f"At most {MAX_REFERENCE_IMAGES} reference_images are allowed.")
+    if len(body.reference_audios or ()) > MAX_REFERENCE_AUDIOS:
+        raise invalid_argument(f"At most {MAX_REFERENCE_AUDIOS} reference_audios are allowed.")
 
 
-def _keyframe_problems(body: Generation) -> Iterator[str]:
-    if len(body.keyframes) > MAX_KEYFRAMES:
-        yield f"At most {MAX_KEYFRAMES} keyframes are allowed."
-    times = sorted(keyframe.timestamp_s for keyframe in body.keyframes)
-    for time in times:
-        if not 0 <= time <= body.duration:
-            yield f"keyframe at {time} s is outside of the clip."
-        if abs(time / KEYFRAME_GRID - round(time / KEYFRAME_GRID)) > 0.01:
-            yield f"keyframe at {time} s is not on the grid of 1/3 s."
-    if any(later - time < KEYFRAME_GRID - 0.01 for time, later in pairwise(times)):
-        yield "keyframes must be at least 1/3 s apart."
+def _check_keyframes(keyframes: Sequence[Keyframe], duration: int) -> None:
+    if len(keyframes) > MAX_KEYFRAMES:
+        raise invalid_argument(f"At most {MAX_KEYFRAMES} keyframes are allowed.")
+    steps = [keyframe.timestamp_s * KEYFRAMES_PER_SECOND for keyframe in keyframes]
+    if any(abs(step - round(step)) > 0.02 for step in steps):
+        raise invalid_argument("keyframes: timestamp_s must be a multiple of 1/3 second.")
+    if any(not 0 <= step < duration * KEYFRAMES_PER_SECOND for step in steps):
+        raise invalid_argument("keyframes: timestamp_s must lie inside the clip.")
+    if len({round(step) for step in steps}) < len(steps):
+        raise invalid_argument("keyframes must be at least 1/3 second apart.")
+
+
+def _stills(body: GenerationBody, duration: int) -> Iterable[tuple[float, Source]]:
+    if body.image:
+        yield 0, body.image
+    for keyframe in body.keyframes or ():
+        yield keyframe.timestamp_s, keyframe.image
+    if body.last_frame:
+        yield duration, body.last_frame
+
+
+def _upload_url(body: SubmissionBody) -> str | None:
+    return body.output.upload_url if body.output else None

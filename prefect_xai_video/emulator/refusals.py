@@ -1,0 +1,77 @@
+"""How the service says no: its error answers, in the shapes that it really uses."""
+
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+TEAM = "5f0c4e0e-9d7b-4b58-8f59-3f4f6c1b7a20"
+
+
+class Refused(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        response: The answer.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+def unsupported_media_type() -> Refused:
+    """415, empty: the body is not declared as JSON."""
+    return Refused(Response(status_code=415))
+
+
+def undeserializable(problem: str) -> Refused:
+    """422, plain text: the JSON has not the shape of a request."""
+    text = f"Failed to deserialize the JSON body into the target type: {problem}"
+    return Refused(PlainTextResponse(text, status_code=422))
+
+
+def unauthenticated(problem: str) -> Refused:
+    """401: no key, or one that is not known."""
+    return _flat(401, "unauthenticated", problem)
+
+
+def too_many_requests(actual: int, limit: int) -> Refused:
+    """429: more requests per second than the team may send."""
+    return _flat(
+        429,
+        "resource-exhausted",
+        f"Too many requests for team {TEAM}. Your team's rate limits are: "
+        f"Requests per Second (actual/limit): {actual}/{limit}. Please slow down.",
+    )
+
+
+def invalid_argument(problem: str) -> Refused:
+    """400: the request is well-formed and makes no sense."""
+    return _flat(400, "invalid-argument", problem)
+
+
+def unknown_model(model: str) -> Refused:
+    """404: there is no such model."""
+    return not_found(f"The model {model} does not exist or your team {TEAM} does not have access to it.")
+
+
+def not_found(problem: str) -> Refused:
+    """404: there is no such thing."""
+    return _flat(404, "not-found", problem)
+
+
+def no_credits() -> Refused:
+    """403: the team has nothing left to spend."""
+    return _flat(
+        403,
+        "permission-denied",
+        f"Your team {TEAM} has either used all available credits or reached its monthly spending limit.",
+    )
+
+
+def unknown_route(path: str) -> Response:
+    """404 for a path that is no route, in the other shape that errors have."""
+    message = f"The requested path {path} does not exist."
+    return JSONResponse({"error": {"code": 404, "message": message}}, status_code=404)
+
+
+def _flat(status: int, code: str, error: str) -> Refused:
+    return Refused(JSONResponse({"code": code, "error": error}, status_code=status))
