@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from prefect_xai_video.capabilities import ASPECT_RATIOS
 from prefect_xai_video.emulator import refusals
+from prefect_xai_video.emulator.requestlog import note_body
 
 _Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 
@@ -135,8 +136,10 @@ async def read_body(request: Request, shape: type[Body]) -> Body:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise refusals.unsupported_media_type()
+    content = await request.body()
+    note_body(request, content)
     try:
-        return shape.model_validate_json(await request.body())
+        return shape.model_validate_json(content)
     except ValidationError as error:
         raise refusals.undeserializable(_problem(error.errors(include_url=False)[0])) from None
 

@@ -1,40 +1,48 @@
-"""The emulator as a context manager: uvicorn in a thread of its own."""
+"""Runs the emulator in a thread of its own."""
 
+import asyncio
 import importlib.util
 import socket
 import threading
+import time
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 
-from prefect_xai_video.emulator.app import make_app
-from prefect_xai_video.emulator.journal import Journal
-from prefect_xai_video.emulator.videos import Renderer, Videos
+from prefect_xai_video.emulator.app import create_app
+from prefect_xai_video.emulator.ledger import ledger
+from prefect_xai_video.emulator.requestlog import LoggedRequests, RequestLog
+from prefect_xai_video.emulator.service import Service, Settings
+
+_HOST = "127.0.0.1"
+_PATIENCE_SECONDS = 0.5
+"""How long clients that hold a connection may finish when the emulator is closed."""
 
 
 class Emulator:
-    """A stand-in for xAI's video API on loopback.
+    """A local stand-in for the xAI video API, which runs as long as the `with` block.
 
     ```python
     with Emulator(render_seconds=0.2) as emulator:
         credentials = XaiCredentials(api_key="any", base_url=emulator.base_url)
     ```
 
-    Args:
-        render_seconds: How long a render takes at least, in seconds.
-        api_key: The only key that is accepted; without one, any.
-        url_ttl_seconds: How long a result URL lives, in seconds.
-        credits_usd: USD after which submissions are denied; without, there is no limit.
-        requests_per_second: Rate limit, polls included; without, there is none.
-        log: File to which each request is added as a JSON line.
-        port: Port; 0 takes a free one.
+    Attributes:
+        base_url: What to use as base URL of the API; known inside the block.
 
-    Raises:
-        ImportError: On entering, if PyAV is missing.
-        OSError: On entering, if the port is taken.
+    Args:
+        render_seconds: How long a render takes at least.
+        api_key: The one key that is accepted; None accepts any that is not empty.
+        url_ttl_seconds: How long the URL of a finished video lives.
+        credits_usd: What may be billed in all; None is no limit.
+        requests_per_second: How many submissions and polls a second are answered; None is no limit.
+        log: File to which each request is appended as one line of JSON.
+        port: Port on 127.0.0.1; 0 takes a free one.
     """
 
     def __init__(
@@ -43,51 +51,103 @@ class Emulator:
         render_seconds: float = 4,
         api_key: str | None = None,
         url_ttl_seconds: float = 3600,
-        credits_usd: Decimal | float | None = None,
+        credits_usd: Decimal | float | str | None = None,
         requests_per_second: int | None = None,
         log: Path | None = None,
         port: int = 0,
     ) -> None:
-        self._journal = Journal(log)
-        self._renderer = Renderer()
-        self._videos = Videos(self._renderer, render_seconds, url_ttl_seconds)
-        self._options: dict[str, Any] = {
-            "api_key": api_key,
-            "credits_usd": None if credits_usd is None else Decimal(str(credits_usd)),
-            "requests_per_second": requests_per_second,
-        }
+        self.base_url = ""
+        self._service = Service(
+            Settings(
+                render_seconds=render_seconds,
+                api_key=api_key,
+                url_ttl_seconds=url_ttl_seconds,
+                credits_usd=None if credits_usd is None else Decimal(str(credits_usd)),
+                requests_per_second=requests_per_second,
+            )
+        )
+        self._log = RequestLog()
+        self._log_path = log
         self._port = port
-
-    @property
-    def base_url(self) -> str:
-        """The base URL, for `XAI_BASE_URL` and `XaiCredentials`."""
-        return f"{self._origin}/v1"
-
-    def requests(self) -> list[dict[str, Any]]:
-        """All requests so far, oldest first, as in the log file."""
-        return self._journal.entries()
-
-    def ledger(self) -> dict[str, Any]:
-        """What xAI would have billed so far: the answer to `GET /emulator/ledger`."""
-        return self._videos.ledger()
+        self._block = ExitStack()
 
     def __enter__(self) -> Self:
+        """Start to serve.
+
+        Raises:
+            ImportError: If PyAV is missing.
+            OSError: If the port is taken, or the log can't be written.
+        """
         if importlib.util.find_spec("av") is None:
-            raise ImportError("The emulator renders with PyAV: install prefect-xai-video[emulator].")
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self._origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = make_app(self._videos, self._journal, self._origin, **self._options)
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
-        self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            self._thread.join(0.01)
+            raise ImportError("The emulator renders with PyAV; install prefect-xai-video[emulator].")
+        with ExitStack() as block:
+            self._service.directory = Path(block.enter_context(TemporaryDirectory(prefix="xai-emulator-")))
+            if self._log_path is not None:
+                self._log.open(self._log_path)
+            block.callback(self._log.close)
+            # Named, since asyncio turns off Nagle's algorithm, which costs 40 ms an answer, only for TCP by name.
+            listener = block.enter_context(socket.socket(proto=socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((_HOST, self._port))
+            self._service.root_url = f"http://{_HOST}:{listener.getsockname()[1]}"
+            self.base_url = f"{self._service.root_url}/v1"
+            thread = _ServerThread(LoggedRequests(create_app(self._service), self._log), listener)
+            block.callback(thread.stop)
+            thread.begin()
+            self._block = block.pop_all()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
+        """Stop to serve; renders that are under way are dropped."""
+        self._block.close()
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The requests so far, as in the log."""
+        return list(self._log.entries)
+
+    def ledger(self) -> dict[str, Any]:
+        """What has been billed, as in the answer to GET /emulator/ledger."""
+        return ledger(list(self._service.videos.values()))
+
+
+class _ServerThread(threading.Thread):
+    """Serves an application on a socket."""
+
+    def __init__(self, app: LoggedRequests, listener: socket.socket) -> None:
+        super().__init__(name="xai-emulator", daemon=True)
+        self._listener = listener
+        self._loop = asyncio.new_event_loop()
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
+        )
+
+    def begin(self) -> None:
+        """Start, and return once connections are accepted."""
+        self.start()
+        while not self._server.started:
+            if not self.is_alive():
+                raise RuntimeError("The emulator did not start.")
+            time.sleep(0.005)
+
+    def run(self) -> None:
+        """Serve until stopped."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve(sockets=[self._listener]))
+
+    def stop(self) -> None:
+        """Stop, first in good order and then, if clients do not let go, by cutting their connections."""
         self._server.should_exit = True
-        self._thread.join(3)
-        self._renderer.close()
+        self.join(_PATIENCE_SECONDS)
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._cut_connections)
+        self.join()
+
+    def _cut_connections(self) -> None:
+        for connection in list(self._server.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()

@@ -45,7 +45,7 @@ class AcceptedRequest:
 
     Attributes:
         mode: What is made from what.
-        model: The canonical model id.
+        entry: The model.
         prompt: What should be seen; may be empty.
         duration: Seconds of a new clip or of an extension; 0 for an edit, which keeps its input's.
         aspect_ratio: Aspect ratio of a new clip.
@@ -59,7 +59,7 @@ class AcceptedRequest:
     """
 
     mode: Mode
-    model: str
+    entry: ModelCapabilities
     prompt: str
     duration: int = 0
     aspect_ratio: str = SERVER_DEFAULT_ASPECT_RATIO
@@ -70,6 +70,11 @@ class AcceptedRequest:
     audio: bool = True
     upload_url: str | None = None
     storage: StorageOptions | None = None
+
+    @property
+    def model(self) -> str:
+        """The canonical model id."""
+        return self.entry.model
 
     @property
     def images(self) -> list[Source]:
@@ -102,7 +107,7 @@ def accept_generation(body: GenerationBody) -> AcceptedRequest:
     _check_keyframes(body.keyframes or (), duration)
     return AcceptedRequest(
         mode=mode,
-        model=entry.model,
+        entry=entry,
         prompt=body.prompt or "",
         duration=duration,
         aspect_ratio=body.aspect_ratio or SERVER_DEFAULT_ASPECT_RATIO,
@@ -127,7 +132,7 @@ def accept_edit(body: EditBody) -> AcceptedRequest:
     _limits_of(entry, "edit")
     return AcceptedRequest(
         mode="edit",
-        model=entry.model,
+        entry=entry,
         prompt=body.prompt,
         video=body.video,
         upload_url=_upload_url(body),
@@ -148,7 +153,7 @@ def accept_extension(body: ExtensionBody) -> AcceptedRequest:
     _check_duration(duration, _limits_of(entry, "extend"))
     return AcceptedRequest(
         mode="extend",
-        model=entry.model,
+        entry=entry,
         prompt=body.prompt,
         duration=duration,
         video=body.video,

@@ -1,0 +1,70 @@
+"""What xAI would have billed."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from prefect_xai_video.capabilities import estimate_cost
+from prefect_xai_video.emulator.sizes import Size, resolution_of
+from prefect_xai_video.emulator.validation import AcceptedRequest
+from prefect_xai_video.emulator.videos import TICK_DIGITS, Video
+
+
+def cost_of(request: AcceptedRequest, input_seconds: float, size: Size) -> Decimal:
+    """The price of a request in USD.
+
+    Args:
+        request: The request.
+        input_seconds: Duration of the clip that it edits or extends.
+        size: Size of the result, which decides about the price of an edit or extension.
+    """
+    resolution = request.resolution if request.video is None else _billed_resolution(request, size)
+    cost = estimate_cost(
+        request.model,
+        seconds=input_seconds if request.mode == "edit" else request.duration,
+        resolution=resolution,
+        input_images=len(request.images),
+        input_video_seconds=input_seconds,
+    )
+    if cost is None:
+        raise LookupError(f"{request.model} has no price for {resolution}")
+    return round(cost, TICK_DIGITS)
+
+
+def billed_usd(videos: Iterable[Video]) -> Decimal:
+    """What has been billed in USD: all that was accepted and did not fail."""
+    return sum((video.cost_usd for video in videos), Decimal(0))
+
+
+def ledger(videos: Iterable[Video]) -> dict[str, Any]:
+    """Write the books: one row for each accepted submission."""
+    rows = list(videos)
+    return {
+        "billed_usd": _amount(billed_usd(rows)),
+        "submissions": len(rows),
+        "requests": [_row(video) for video in rows],
+    }
+
+
+def _row(video: Video) -> dict[str, str]:
+    return {
+        "request_id": video.request_id,
+        "time": video.submitted_at.isoformat(),
+        "model": video.request.model,
+        "mode": video.request.mode,
+        "cost_usd": _amount(video.cost_usd),
+        "outcome": video.outcome,
+    }
+
+
+def _billed_resolution(request: AcceptedRequest, size: Size) -> str:
+    """The resolution of a size, or the highest that the model has a price for."""
+    prices = request.entry.usd_per_second
+    resolution = resolution_of(size)
+    return resolution if resolution in prices else list(prices)[-1]
+
+
+def _amount(usd: Decimal) -> str:
+    """Write an amount with its cents, and with more digits only where it has them."""
+    cents = usd.quantize(Decimal("0.01"))
+    return f"{cents:f}" if cents == usd else f"{usd.normalize():f}"

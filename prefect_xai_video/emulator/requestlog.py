@@ -1,0 +1,106 @@
+"""The log of requests: one line of JSON each, and never a key."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SHOWN_OF_DATA_URL = 64
+
+Entry = dict[str, Any]
+
+
+class RequestLog:
+    """Keeps the log in memory, and in a file if there is one."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._file: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        """Append to a file from now on."""
+        self._file = path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def add(self, entry: Entry) -> None:
+        """Add a request."""
+        self.entries.append(entry)
+        if self._file is not None:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+
+
+def note_body(request: Request, body: bytes) -> None:
+    """Log the JSON body of a request."""
+    try:
+        # A lenient parser lets NaN through, which must not end up in the log as it is.
+        request.state.entry["body"] = _shortened(json.loads(body, parse_constant=str))
+    except (ValueError, RecursionError):
+        request.state.entry["body"] = None
+
+
+def note_request_id(request: Request, request_id: str) -> None:
+    """Log the request id that a request is about, or that its answer gives."""
+    request.state.entry["request_id"] = request_id
+
+
+class LoggedRequests:
+    """Logs each request just before its answer begins, so that whoever has the answer finds it in the log."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        entry = _entry(scope)
+        scope.setdefault("state", {})["entry"] = entry
+
+        async def send_logged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                entry["status"] = message["status"]
+                self._log.add(entry)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_logged)
+        finally:
+            if entry["status"] is None:
+                self._log.add(entry)
+
+
+def _entry(scope: Scope) -> Entry:
+    query = scope["query_string"].decode("latin-1")
+    return {
+        "time": datetime.now(UTC).isoformat(),
+        "method": scope["method"],
+        "path": scope["path"] + (f"?{query}" if query else ""),
+        "status": None,
+        "body": None,
+        "request_id": None,
+        "authorization": "authorization" in Headers(scope=scope),
+    }
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _shortened(member) for name, member in value.items()}
+        case list():
+            return [_shortened(member) for member in value]
+        case str() if value.startswith("data:") and len(value) > SHOWN_OF_DATA_URL:
+            return f"{value[:SHOWN_OF_DATA_URL]}... ({len(value)} characters)"
+        case _:
+            return value

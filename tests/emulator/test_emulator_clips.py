@@ -1,0 +1,148 @@
+"""What is in the MP4s: decoded, they are what was asked for."""
+
+import base64
+import io
+
+import av
+import pytest
+from emulator_api import colours_of, distance, frames_of
+
+SIZES = {
+    ("480p", "16:9"): (848, 480),
+    ("480p", "9:16"): (480, 848),
+    ("480p", "1:1"): (480, 480),
+    ("480p", "4:3"): (640, 480),
+    ("480p", "3:4"): (480, 640),
+    ("480p", "3:2"): (720, 480),
+    ("480p", "2:3"): (480, 720),
+    ("720p", "16:9"): (1280, 720),
+    ("720p", "9:16"): (720, 1280),
+    ("720p", "4:3"): (960, 720),
+    ("720p", "1:1"): (720, 720),
+    ("1080p", "16:9"): (1920, 1080),
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(api):
+    """The request ids of clips in all sizes, which are drawn side by side."""
+    body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 1}
+    return {
+        (resolution, ratio): api.submit(**body, resolution=resolution, aspect_ratio=ratio)
+        for resolution, ratio in SIZES
+    }
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=" ".join)
+def test_the_picture_has_the_size_that_was_asked_for(api, shapes, shape):
+    url = api.wait(shapes[shape]).json()["video"]["url"]
+    frames = frames_of(api.anonymous.get(url).content)
+    assert (frames[0].width, frames[0].height) == SIZES[shape]
+    assert len(frames) == 24
+
+
+def test_a_clip_is_h264_with_aac_at_24_frames_a_second_and_exactly_as_long_as_asked(api):
+    clip = api.clip(prompt="A cat", duration=2)
+    assert clip[4:8] == b"ftyp"
+    with av.open(io.BytesIO(clip)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert video.average_rate == 24
+        assert (audio.codec_context.name, audio.rate) == ("aac", 48000)
+        assert container.duration == 2_000_000
+        assert sum(frame.samples for frame in container.decode(audio=0)) == pytest.approx(2 * 48000, abs=2048)
+    assert len(frames_of(clip)) == 2 * 24
+
+
+def test_without_audio_there_is_none(api):
+    with av.open(io.BytesIO(api.clip(prompt="A cat", duration=1, generate_audio=False))) as container:
+        assert not container.streams.audio
+
+
+def test_what_is_left_out_is_8_seconds_of_480p_in_16_9(api):
+    frames = frames_of(api.clip(prompt="A cat"))
+    assert (len(frames), frames[0].width, frames[0].height) == (8 * 24, 848, 480)
+
+
+def test_equal_requests_give_equal_bytes(api):
+    assert api.clip(prompt="A cat", duration=1) == api.clip(prompt="A cat", duration=1)
+
+
+def test_two_prompts_give_different_colours(api):
+    prompts = ("A cat", "A dog", "A cat.")
+    cat, dog, full_stop = (colours_of(frames_of(api.clip(prompt=prompt, duration=1))[0]) for prompt in prompts)
+    assert min(distance(cat, dog), distance(cat, full_stop), distance(dog, full_stop)) > 25
+
+
+def test_the_picture_moves(api):
+    frames = frames_of(api.clip(prompt="A cat", duration=1))
+    assert distance(colours_of(frames[0]), colours_of(frames[1])) > 0.2
+    assert distance(colours_of(frames[0]), colours_of(frames[-1])) > 15
+
+
+def test_an_image_is_the_first_frame_and_gives_the_clip_its_shape(api, red_url):
+    body = {"prompt": "A cat", "duration": 1, "aspect_ratio": "16:9", "image": {"url": red_url}}
+    clip = api.clip(**body)
+    frames = frames_of(clip)
+    assert (frames[0].width, frames[0].height) == (480, 848)
+    red = [0xE0, 0x10, 0x10] * 32
+    assert distance(colours_of(frames[0]), red) < 12
+    assert distance(colours_of(frames[-1]), red) > 25
+    assert clip == api.clip(**body)
+
+
+def test_a_last_frame_and_keyframes_are_seen_at_their_time(api, red_url):
+    red = {"url": red_url}
+    body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 3, "last_frame": red}
+    frames = frames_of(api.clip(**body, keyframes=[{"image": red, "timestamp_s": 1}]))
+    distances = [distance(colours_of(frame), [0xE0, 0x10, 0x10] * 32) for frame in frames]
+    assert distances[24] < 12
+    assert distances[-1] < 12
+    assert min(distances[0], distances[48]) > 25
+
+
+def test_an_edit_keeps_size_and_duration_of_its_clip_and_is_tinted_by_its_prompt(api, clip, clip_url):
+    before = frames_of(clip)
+    red, blue = (frames_of(api.clip("edits", prompt=prompt, video={"url": clip_url})) for prompt in ("Red", "Blue"))
+    assert [(len(frames), frames[0].width, frames[0].height) for frames in (red, blue)] == [(48, 640, 480)] * 2
+    for place in (0, 47):
+        old, one, other = (colours_of(frames[place]) for frames in (before, red, blue))
+        assert min(distance(old, one), distance(old, other), distance(one, other)) > 8
+        # Most of what is seen is the clip: another place of it is further away than its tinted self.
+        elsewhere = colours_of(before[47 - place])
+        assert distance(old, one) < distance(elsewhere, one)
+
+
+def test_an_extension_begins_with_its_clip_and_goes_on_from_its_last_frame(api, clip, clip_url):
+    before = frames_of(clip)
+    response = api.make("extensions", prompt="And then", duration=2, video={"url": clip_url})
+    assert response.json()["video"]["duration"] == 4
+    frames = frames_of(api.anonymous.get(response.json()["video"]["url"]).content)
+    assert (len(frames), frames[0].width, frames[0].height) == (4 * 24, 640, 480)
+    for place in (0, 24, 47):
+        assert distance(colours_of(frames[place]), colours_of(before[place])) < 4
+    assert distance(colours_of(frames[48]), colours_of(before[47])) < 4
+    assert distance(colours_of(frames[-1]), colours_of(before[47])) > 20
+
+
+def test_an_extension_is_capped_at_720p_and_has_24_frames_a_second(api, tmp_path):
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=2, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame(1920, 1080, "yuv420p")))
+        container.mux(stream.encode())
+    url = f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    frames = frames_of(api.clip("extensions", prompt="And then", duration=2, video={"url": url}))
+    assert (len(frames), frames[0].width, frames[0].height) == (4 * 24, 1280, 720)
+
+
+def test_a_clip_that_can_not_be_looked_at_counts_as_6_seconds_of_720p(api):
+    frames = frames_of(api.clip("edits", prompt="Red", video={"url": "https://example.invalid/a.mp4"}))
+    assert (len(frames), frames[0].width, frames[0].height) == (6 * 24, 1280, 720)
+
+
+def test_an_image_that_can_not_be_looked_at_leaves_the_shape_to_the_aspect_ratio(api):
+    clip = api.clip(prompt="A", duration=1, aspect_ratio="9:16", image={"file_id": "file_1"})
+    assert (frames_of(clip)[0].width, frames_of(clip)[0].height) == (480, 848)

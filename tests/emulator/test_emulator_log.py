@@ -1,0 +1,69 @@
+"""The log of requests."""
+
+import json
+from datetime import UTC, datetime
+
+from emulator_api import KEY
+
+
+def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"an": "older line"}\n')
+    with running(log=path) as api:
+        request_id = api.submit(prompt="A cat", duration=1, n=4)
+        api.wait(request_id)
+        api.post(prompt="")
+        api.anonymous.get("/videos/abc?verbose=1")
+        older, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert older == {"an": "older line"}
+        assert lines == api.emulator.requests()
+    first, *polls, refused, anonymous = lines
+    assert datetime.now(UTC) >= datetime.fromisoformat(first.pop("time"))
+    assert first == {
+        "method": "POST",
+        "path": "/v1/videos/generations",
+        "status": 200,
+        "body": {"prompt": "A cat", "duration": 1, "n": 4},
+        "request_id": request_id,
+        "authorization": True,
+    }
+    assert {poll["request_id"] for poll in polls} == {request_id}
+    assert [poll["status"] for poll in polls][-1] == 200
+    assert (refused["status"], refused["request_id"]) == (400, None)
+    assert (anonymous["path"], anonymous["status"]) == ("/v1/videos/abc?verbose=1", 401)
+    assert (anonymous["body"], anonymous["authorization"]) == (None, False)
+
+
+def test_whoever_has_an_answer_finds_the_request_in_the_log(running):
+    with running() as api:
+        for number in range(1, 50):
+            assert api.http.get("/api-key").status_code == 200
+            assert len(api.emulator.requests()) == number
+
+
+def test_the_key_is_never_logged(running, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    with running(log=path, api_key="another") as api:
+        assert api.post(prompt="A cat").status_code == 401
+        assert api.http.get("/api-key").status_code == 401
+        assert len(path.read_text().splitlines()) == 2
+    assert KEY not in path.read_text()
+    assert "another" not in path.read_text()
+
+
+def test_long_data_urls_are_shortened_wherever_they_are(running):
+    url = "data:image/png;base64," + "A" * 1000
+    with running() as api:
+        api.post(prompt="A cat", reference_images=[{"url": url}, {"url": "https://example.com/" + "a" * 1000}])
+        images = api.emulator.requests()[0]["body"]["reference_images"]
+    assert images[0]["url"] == f"{url[:64]}... (1022 characters)"
+    assert len(images[1]["url"]) == 1020
+
+
+def test_a_body_that_is_no_json_is_logged_as_null(running, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    with running(log=path) as api:
+        headers = {"Content-Type": "application/json"}
+        api.http.post("/videos/generations", content=b"{no json", headers=headers)
+        api.http.post("/videos/generations", content=b"\xff", headers=headers)
+        assert [json.loads(line)["body"] for line in path.read_text().splitlines()] == [None, None]

@@ -1,0 +1,269 @@
+"""What the emulator refuses, in which shape, and what it lets through although it should cost money."""
+
+import json
+import uuid
+
+import pytest
+
+HTTPS = {"url": "https://example.com/a.png"}
+CLASSIC = "grok-imagine-video"
+NEWER = "grok-imagine-video-1.5"
+LITE = "grok-imagine-video-1.5-lite"
+
+
+def is_flat(response, status, code):
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert set(response.json()) == {"code", "error"}
+    assert response.json()["code"] == code
+    return True
+
+
+@pytest.mark.parametrize("kind", ["generations", "edits", "extensions"])
+def test_a_body_that_is_not_declared_as_json_is_415_and_empty(api, kind):
+    response = api.http.post(f"/videos/{kind}", content=b'{"prompt":"A cat"}')
+    assert (response.status_code, response.content) == (415, b"")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "problem"),
+    [
+        ("generations", b"{", "EOF"),
+        ("generations", b"", "EOF"),
+        ("generations", b"[]", "invalid type: sequence"),
+        ("generations", b'{"prompt": 1}', "prompt: invalid type: number"),
+        ("generations", b'{"prompt": "A", "duration": "6"}', 'duration: invalid type: string "6"'),
+        ("generations", b'{"prompt": "A", "duration": 6.0}', "duration: invalid type"),
+        ("generations", b'{"prompt": "A", "duration": true}', "duration: invalid type: boolean `true`"),
+        ("generations", b'{"prompt": "A", "duration": 3000000000}', "duration: invalid"),
+        ("generations", b'{"prompt": "A", "model": 3}', "model: invalid type"),
+        ("generations", b'{"prompt": "A", "aspect_ratio": "auto"}', "aspect_ratio: unknown variant `auto`"),
+        ("generations", b'{"prompt": "A", "image": "https://a/b.png"}', "image: invalid type: string"),
+        ("generations", b'{"prompt": "A", "image": {"uri": "x"}}', "image: missing field `url`"),
+        ("generations", b'{"prompt": "A", "reference_images": ["https://a"]}', "reference_images.0: invalid type"),
+        (
+            "generations",
+            b'{"keyframes": [{"image": {"url": "https://a"}}]}',
+            "keyframes.0: missing field `timestamp_s`",
+        ),
+        ("generations", b'{"prompt": "A", "reference_audios": [{}]}', "reference_audios.0: missing field `voice_id`"),
+        ("edits", b'{"video": {"url": "https://a/b.mp4"}}', "missing field `prompt`"),
+        ("edits", b'{"prompt": "A", "video_url": "https://a/b.mp4"}', "missing field `video`"),
+        ("edits", b'{"prompt": "A", "video": "https://a/b.mp4"}', "video: invalid type: string"),
+        ("extensions", b'{"prompt": "A"}', "missing field `video`"),
+        ("extensions", b'{"prompt": "A", "video": {}}', "video: missing field `url`"),
+    ],
+)
+def test_a_body_of_the_wrong_shape_is_422_in_plain_text_before_the_key_is_looked_at(api, kind, body, problem):
+    response = api.anonymous.post(f"/videos/{kind}", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    assert response.headers["content-type"].startswith("text/plain")
+    assert response.text.startswith(f"Failed to deserialize the JSON body into the target type: {problem}")
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer", "Basic abc", "xai-key"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/videos/generations"),
+        ("GET", f"/videos/{uuid.uuid4()}"),
+        ("GET", "/video-generation-models"),
+        ("GET", "/video-generation-models/grok-imagine-video"),
+        ("GET", "/api-key"),
+    ],
+)
+def test_without_a_key_the_answer_is_401_and_flat(api, method, path, authorization):
+    headers = {} if authorization is None else {"Authorization": authorization}
+    body = {"prompt": "A cat"} if method == "POST" else None
+    assert is_flat(api.anonymous.request(method, path, json=body, headers=headers), 401, "unauthenticated")
+
+
+def test_the_key_is_checked_before_the_sense_of_the_request(api):
+    assert api.anonymous.post("/videos/generations", json={"prompt": ""}).status_code == 401
+
+
+def test_with_a_key_of_its_own_the_emulator_accepts_no_other(running):
+    with running(api_key="xai-the-right-one") as api:
+        assert api.post(prompt="A cat").status_code == 401
+        right = {"Authorization": "Bearer xai-the-right-one"}
+        assert api.anonymous.post("/videos/generations", json={"prompt": "A"}, headers=right).status_code == 200
+
+
+def test_requests_beyond_the_rate_are_429_and_polls_count(running):
+    with running(requests_per_second=2) as api:
+        request_id = api.submit(prompt="A cat", duration=1)
+        assert api.poll(request_id).status_code != 429
+        for response in (api.poll(request_id), api.post(prompt="A cat", duration=1)):
+            assert is_flat(response, 429, "resource-exhausted")
+            assert response.json()["error"].startswith("Too many requests for team ")
+            assert "Requests per Second (actual/limit): 2/2." in response.json()["error"]
+        assert api.ledger()["submissions"] == 1
+
+
+def test_refused_requests_do_not_use_up_the_rate_for_ever(running):
+    with running(requests_per_second=1) as api:
+        statuses = []
+        while statuses.count(200) < 2:
+            statuses.append(api.post(prompt="A cat", duration=1).status_code)
+        assert set(statuses) == {200, 429}
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({}, "Prompt cannot be empty"),
+        ({"prompt": ""}, "Prompt cannot be empty"),
+        ({"prompt": "  \n"}, "Prompt cannot be empty"),
+        ({"prompt": "A" * 4097}, "Prompt length"),
+        ({"prompt": "A", "duration": 0}, "Duration"),
+        ({"prompt": "A", "duration": 16}, "Duration"),
+        ({"prompt": "A", "duration": -1}, "Duration"),
+        ({"prompt": "A", "duration": 11, "reference_images": [HTTPS]}, "Duration"),
+        ({"prompt": "A", "aspect_ratio": "17:3"}, "Invalid aspect ratio"),
+        ({"prompt": "A", "resolution": "4k"}, "Invalid resolution"),
+        ({"prompt": "A", "resolution": "1080p"}, "Resolution 1080p is not supported"),
+        ({"prompt": "A", "model": NEWER, "resolution": "1080p", "reference_images": [HTTPS]}, "Resolution 1080p"),
+        ({"prompt": "A", "image": HTTPS, "reference_images": [HTTPS]}, "cannot be combined"),
+        ({"prompt": "A", "model": NEWER, "reference_images": [HTTPS] * 15}, "At most 14 reference_images"),
+        ({"prompt": "A", "model": LITE, "reference_images": [HTTPS]}, "does not support reference"),
+        ({"prompt": "A", "last_frame": HTTPS}, "last_frame is not supported"),
+        ({"prompt": "A", "keyframes": [{"image": HTTPS, "timestamp_s": 1}]}, "keyframes is not supported"),
+        ({"prompt": "A", "model": LITE, "last_frame": HTTPS}, "last_frame is not supported"),
+        ({"prompt": "A", "reference_audios": [{"voice_id": "a"}]}, "reference_audios is not supported"),
+        ({"prompt": "A", "model": NEWER, "reference_audios": [{"voice_id": "a"}] * 4}, "At most 3 reference_audios"),
+        ({"prompt": "A", "storage_options": {"expires_after": 60}}, "expires_after"),
+        ({"prompt": "A", "storage_options": {"public_url": {"expires_after": 60}}}, "expires_after"),
+    ],
+)
+def test_a_generation_that_makes_no_sense_is_400(api, body, problem):
+    response = api.post(**body)
+    assert is_flat(response, 400, "invalid-argument")
+    assert problem in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("times", "problem"),
+    [
+        ([0, 1, 2, 3, 4], "At most 4"),
+        ([0.5], "multiple of 1/3"),
+        ([6], "inside the clip"),
+        ([-1], "inside the clip"),
+        ([1, 1], "at least 1/3 second apart"),
+    ],
+)
+def test_keyframes_must_keep_their_rules(api, times, problem):
+    keyframes = [{"image": HTTPS, "timestamp_s": time} for time in times]
+    response = api.post(model=NEWER, duration=6, keyframes=keyframes)
+    assert is_flat(response, 400, "invalid-argument")
+    assert problem in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": NEWER, "duration": 1, "image": HTTPS, "last_frame": HTTPS},
+        {"model": NEWER, "duration": 1, "keyframes": [{"image": HTTPS, "timestamp_s": 0.333}]},
+        {"model": f"{NEWER}-preview", "prompt": "A", "duration": 1, "reference_images": [HTTPS] * 14},
+        {"model": NEWER, "prompt": "A", "duration": 1, "reference_audios": [{"voice_id": "a"}] * 3},
+        {"model": LITE, "duration": 1, "image": {"file_id": "file_1"}},
+        {"prompt": None, "model": None, "duration": 1, "image": HTTPS},
+        {"prompt": "A" * 4096, "duration": 1, "reference_images": []},
+    ],
+)
+def test_what_a_model_can_do_is_accepted(api, body):
+    assert api.post(**body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "problem"),
+    [
+        ("edits", {"prompt": " "}, "Prompt cannot be empty"),
+        ("edits", {"prompt": "A", "model": NEWER}, "does not support edit"),
+        ("edits", {"prompt": "A", "model": f"{NEWER}-2026-05-30"}, "does not support edit"),
+        ("extensions", {"prompt": ""}, "Prompt cannot be empty"),
+        ("extensions", {"prompt": "A", "model": NEWER}, "does not support extend"),
+        ("extensions", {"prompt": "A", "duration": 1}, "Duration"),
+        ("extensions", {"prompt": "A", "duration": 11}, "Duration"),
+    ],
+)
+def test_an_edit_or_extension_that_makes_no_sense_is_400(api, kind, body, problem):
+    response = api.post(kind, video={"url": "https://example.com/a.mp4"}, **body)
+    assert is_flat(response, 400, "invalid-argument")
+    assert problem in response.json()["error"]
+
+
+def test_an_unknown_model_is_404(api):
+    response = api.post(model="grok-imagine-movie", prompt="A cat")
+    assert is_flat(response, 404, "not-found")
+    assert response.json()["error"].startswith("The model grok-imagine-movie does not exist")
+    assert is_flat(api.http.get("/video-generation-models/grok-imagine-movie"), 404, "not-found")
+
+
+def test_unknown_fields_are_ignored_at_every_level_and_the_video_is_paid_for(running):
+    with running() as api:
+        response = api.post(
+            prompt="A cat",
+            Duration=3,
+            seconds=3,
+            n=4,
+            seed=7,
+            image_url="https://example.com/a.png",
+            storage_options={"file_name": "cat.mp4"},
+            output={"url": "http://127.0.0.1:1/"},
+        )
+        assert response.status_code == 200
+        (row,) = api.ledger()["requests"]
+        assert (row["mode"], row["cost_usd"]) == ("text", "0.40")
+
+
+def test_a_request_id_is_a_uuid(api):
+    response = api.post(prompt="A cat", duration=1)
+    assert set(response.json()) == {"request_id"}
+    assert str(uuid.UUID(response.json()["request_id"])) == response.json()["request_id"]
+
+
+def test_polling_a_malformed_id_is_400(api):
+    response = api.poll("not-a-uuid")
+    assert response.status_code == 400
+    assert response.json() == {"code": "invalid-argument", "error": "Malformed request ID"}
+
+
+def test_polling_an_unknown_id_is_404(api):
+    assert is_flat(api.poll(uuid.uuid4()), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/videos"),
+        ("GET", "/videos/generations"),
+        ("PUT", "/videos/edits"),
+        ("DELETE", f"/videos/{uuid.uuid4()}"),
+        ("POST", f"/videos/{uuid.uuid4()}"),
+        ("POST", f"/videos/{uuid.uuid4()}/cancel"),
+    ],
+)
+def test_there_is_no_list_and_no_cancel(api, method, path):
+    response = api.http.request(method, path)
+    assert (response.status_code, response.content) == (405, b"")
+
+
+def test_an_unknown_route_is_404_in_the_other_shape(api):
+    response = api.http.get("/pictures")
+    assert response.status_code == 404
+    assert response.json() == {"error": {"code": 404, "message": "The requested path /v1/pictures does not exist."}}
+
+
+def test_the_models_are_described(api):
+    models = {model["id"]: model for model in api.http.get("/video-generation-models").json()["models"]}
+    assert set(models) == {CLASSIC, NEWER, LITE}
+    assert api.http.get(f"/video-generation-models/{NEWER}-preview").json() == models[NEWER]
+
+
+def test_a_key_can_be_checked_without_spending_and_is_not_repeated(running):
+    with running() as api:
+        answer = api.http.get("/api-key").json()
+        assert answer.keys() >= {"acls", "name", "redacted_api_key"}
+        assert [answer[name] for name in ("team_blocked", "api_key_blocked", "api_key_disabled")] == [False] * 3
+        assert api.http.headers["authorization"].split()[1] not in json.dumps(answer)
+        assert api.ledger()["submissions"] == 0

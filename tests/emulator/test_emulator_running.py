@@ -1,0 +1,144 @@
+"""Starting and stopping: as a context manager and from the command line."""
+
+import json
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from emulator_api import Api
+
+from prefect_xai_video.emulator import Emulator
+
+COMMAND = [sys.executable, "-m", "prefect_xai_video.emulator"]
+
+
+def port_of(api):
+    return urlsplit(api.base_url).port
+
+
+def test_two_emulators_side_by_side_know_nothing_of_each_other(running):
+    with running() as one, running(api_key="another") as other:
+        assert one.base_url != other.base_url
+        request_id = one.submit(prompt="A cat", duration=1)
+        assert one.wait(request_id).status_code == 200
+        authorized = {"Authorization": "Bearer another"}
+        assert other.anonymous.get(f"/videos/{request_id}", headers=authorized).status_code == 404
+        assert (one.ledger()["submissions"], other.ledger()["submissions"]) == (1, 0)
+
+
+def test_nothing_is_served_after_the_block_and_the_books_stay_open(running):
+    with running() as api:
+        api.make(prompt="A cat", duration=1)
+        emulator = api.emulator
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{emulator.base_url}/api-key")
+    assert emulator.ledger()["billed_usd"] == "0.05"
+    assert emulator.requests()[0]["status"] == 200
+
+
+def test_it_stops_at_once_although_clips_are_drawn_and_clients_hold_connections(running):
+    unfinished = (
+        b"POST /v1/videos/edits HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    with running(render_seconds=0) as api:
+        for number in range(4):
+            api.submit(prompt=str(number), duration=15, resolution="720p")
+        address = ("127.0.0.1", port_of(api))
+        with socket.create_connection(address), socket.create_connection(address) as sending:
+            sending.sendall(unfinished)
+            api.http.get("/api-key")
+            begun = time.monotonic()
+            api.emulator.__exit__(None, None, None)
+            assert time.monotonic() - begun < 1.5
+
+
+def test_a_port_can_be_chosen_and_one_that_is_taken_is_told():
+    with Emulator() as first:
+        port = urlsplit(first.base_url).port
+        with pytest.raises(OSError, match="in use"), Emulator(port=port):
+            pass
+    with Emulator(port=port) as second:
+        assert second.base_url == first.base_url
+
+
+def test_it_listens_on_loopback_only(api):
+    elsewhere = {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    for host in elsewhere - {"127.0.0.1"}:
+        with pytest.raises(OSError, match=r"refused|unreachable"):
+            socket.create_connection((host, port_of(api)), timeout=2)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", port_of(api)), timeout=2)
+
+
+def test_without_pyav_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=re.escape("install prefect-xai-video[emulator]")), Emulator():
+        pass
+
+
+def test_without_pyav_the_command_line_says_so_and_nothing_else_needs_it(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "av" or "emulator" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(sys, "argv", ["emulator"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match=re.escape("install prefect-xai-video[emulator].")):
+        runpy.run_module(COMMAND[2], run_name="__main__")
+
+
+def launch(*command):
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """Command lines that all start at once, since each takes seconds to import Prefect."""
+    log = tmp_path_factory.mktemp("log") / "requests.jsonl"
+    options = "--render-seconds 0.1 --url-ttl-seconds 0 --credits 0.12 --requests-per-second 50 --api-key right"
+    started = {
+        "configured": launch(*COMMAND, "--port", "0", *options.split(), "--log", str(log)),
+        "plain": launch(*COMMAND),
+    }
+    started["configured"].log = log
+    yield started
+    for process in started.values():
+        process.kill()
+        process.communicate()
+
+
+def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on_sigterm(processes):
+    process = processes["configured"]
+    base_url = process.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", base_url)
+    api = Api(base_url, key="right")
+    assert Api(base_url, key="wrong").post(prompt="A cat").status_code == 401
+    url = api.url(prompt="A cat", duration=1)
+    assert api.anonymous.get(url).status_code == 403
+    api.submit(prompt="A cat", duration=1)
+    assert api.post(prompt="A cat", duration=1).status_code == 403
+    statuses = {api.poll("abc").status_code for _ in range(60)}
+    assert statuses == {400, 429}
+    lines = [json.loads(line) for line in process.log.read_text().splitlines()]
+    assert lines[0]["path"] == "/v1/videos/generations"
+    assert lines[-1]["status"] == 429
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 0
+    assert (process.stdout.read(), process.stderr.read()) == ("", "")
+
+
+def test_the_command_line_ends_cleanly_on_sigint_while_it_renders(processes):
+    process = processes["plain"]
+    api = Api(process.stdout.readline().strip())
+    for _ in range(3):
+        request_id = api.submit(prompt="A cat", duration=15, resolution="720p")
+    assert api.poll(request_id).json()["status"] == "pending"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 0
+    assert (process.stdout.read(), process.stderr.read()) == ("", "")
