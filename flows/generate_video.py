@@ -5,6 +5,7 @@ and draws a moving pattern in the colours of the prompt.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect_xai_video import Video, XaiCredentials, generate_video
 from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import XaiVideoError
+from prefect_xai_video.requests import build_request, check_limits
 
 
 @contextmanager
@@ -71,12 +73,20 @@ def report(video: Video) -> None:
 def main() -> None:
     """Run the flow."""
     chosen = vars(arguments())
+    try:
+        # Before a server is started for it.
+        check_limits(build_request(**{name: chosen[name] for name in chosen.keys() - {"key", "directory"}}))
+    except XaiVideoError as error:
+        sys.exit(str(error))
     storage = LocalFileSystem(basepath=chosen.pop("directory"))
     try:
         with credentials() as xai:
             video = generate_video(**chosen, storage=storage, credentials=xai)
-    except XaiVideoError as error:
+    except (XaiVideoError, ImportError) as error:
         sys.exit(f"\n{type(error).__name__}: {error}")
+    finally:
+        # The report is the last word, not the temporary server's.
+        logging.getLogger("prefect").setLevel(logging.WARNING)
     report(video)
 
 

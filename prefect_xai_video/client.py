@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -31,6 +32,8 @@ from prefect_xai_video.errors import (
     ApiError,
     AuthenticationFailed,
     DownloadError,
+    InvalidRequest,
+    MissingCredentials,
     RateLimited,
     RequestRejected,
     ServiceUnavailable,
@@ -39,7 +42,14 @@ from prefect_xai_video.errors import (
     XaiVideoError,
 )
 from prefect_xai_video.requests import VideoRequest, wire_url
-from prefect_xai_video.responses import VideoStatus, as_object, parse_error, parse_request_id, parse_status
+from prefect_xai_video.responses import (
+    VideoStatus,
+    as_object,
+    parse_error,
+    parse_request_id,
+    parse_status,
+    without_prompt,
+)
 
 DEFAULT_BASE_URL = "https://api.x.ai/v1"
 
@@ -85,12 +95,7 @@ class Retries:
         """Make a retry loop for errors that are transient, and that `worth` approves of."""
 
         def again(error: BaseException) -> bool:
-            return (
-                isinstance(error, XaiVideoError)
-                and error.transient
-                and worth(error)
-                and (error.retry_after or 0) <= self.longest_retry_after
-            )
+            return isinstance(error, XaiVideoError) and error.transient and worth(error)
 
         backoff = wait_exponential(self.first_wait, self.longest_wait) + wait_random(0, self.first_wait)
 
@@ -138,7 +143,7 @@ class XaiVideoClient:
         base_url: Where the API is, with its version. https, or a loopback host. Default `https://api.x.ai/v1`.
         timeouts: How long the calls may take.
         retries: How often they are repeated.
-        transport: Replaces the network, for tests.
+        transport: Replaces the network for `get` and `download`, in tests.
     """
 
     def __init__(
@@ -150,18 +155,15 @@ class XaiVideoClient:
         retries: Retries = Retries(),
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
-        self.base_url = wire_url(base_url, "base_url").rstrip("/")
+        self._key = check_api_key(api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key)
+        self.base_url = check_base_url(base_url)
         self.timeouts = timeouts
         self.retries = retries
         user_agent = {"User-Agent": f"prefect-xai-video/{version('prefect-xai-video')}"}
-        self._api = httpx.AsyncClient(
-            headers=user_agent | {"Authorization": f"Bearer {self._key}"},
-            # A POST that dies on an idle connection can't be told from one whose reply was lost: keep none.
-            limits=httpx.Limits(max_keepalive_connections=0),
-            transport=transport,
-            verify=_tls(),
-        )
+        headers = user_agent | {"Authorization": f"Bearer {self._key}"}
+        # A POST that dies on an idle connection can't be told from one whose reply was lost: keep none.
+        self._posts = httpx.Client(headers=headers, limits=httpx.Limits(max_keepalive_connections=0), verify=_tls())
+        self._api = httpx.AsyncClient(headers=headers, transport=transport, verify=_tls())
         self._plain = httpx.AsyncClient(headers=user_agent, follow_redirects=True, transport=transport, verify=_tls())
 
     async def __aenter__(self) -> Self:
@@ -174,6 +176,7 @@ class XaiVideoClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        self._posts.close()
         await self._api.aclose()
         await self._plain.aclose()
 
@@ -191,23 +194,31 @@ class XaiVideoClient:
         """
         async for attempt in self.retries.of(lambda error: error.resend_safe):
             with attempt:
-                return await self.submit(request)
+                return await asyncio.to_thread(self.submit, request)
         raise AssertionError("unreachable")
 
-    async def submit(self, request: VideoRequest) -> str:
-        """Send one POST, once. Like `start`, but without repetition."""
+    def submit(self, request: VideoRequest) -> str:
+        """Send one POST, once, and block until it is answered.
+
+        It blocks on purpose. Once a POST is on its way it can't be called back, and only its reply holds the request
+        id: run it in a thread, which no cancellation of a task or of its event loop can interrupt.
+
+        Raises:
+            ApiError: If it was refused.
+            SubmissionUnknown: If it may have been accepted.
+        """
         body = request.body()
         try:
-            answer = await self._api.post(
+            answer = self._posts.post(
                 f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
             )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+        except _NOT_SENT as error:
             raise ServiceUnavailable(f"No connection to {self.base_url}: {_reason(error)}.") from error
-        except httpx.TransportError as error:
-            raise self._unknown(f"the connection broke before an answer came ({_reason(error)})") from error
-        return self._request_id_of(answer)
+        except httpx.RequestError as error:
+            raise self._unknown(f"no answer could be read ({_reason(error)})") from error
+        return self._request_id_of(answer, request.prompt)
 
-    def _request_id_of(self, answer: httpx.Response) -> str:
+    def _request_id_of(self, answer: httpx.Response, prompt: str) -> str:
         if answer.is_success:
             request_id = parse_request_id(answer.content)
             if request_id is None:
@@ -216,7 +227,7 @@ class XaiVideoClient:
         turned_away = answer.status_code == 503 and _retry_after(answer) is not None
         if (answer.status_code >= 500 and not turned_away) or answer.status_code == 408:
             raise self._unknown(f"the service answered HTTP {answer.status_code}", answer.status_code)
-        raise self._error(answer)
+        raise self._error(answer, prompt=prompt)
 
     async def get(self, request_id: str) -> VideoStatus:
         """Ask once what has become of a request. Free; repeated after network errors, 429 and 5xx.
@@ -226,7 +237,7 @@ class XaiVideoClient:
         """
         async for attempt in self.retries.of(lambda error: True):
             with attempt:
-                answer = await self._fetch(f"/videos/{request_id}", request_id)
+                answer = await self._fetch(f"/videos/{quote(request_id, safe='')}", request_id)
                 status = parse_status(request_id, answer.status_code, answer.content)
                 if status is not None:
                     return status
@@ -249,7 +260,9 @@ class XaiVideoClient:
                 if answer.status_code != 200:
                     raise self._error(answer)
                 facts = as_object(answer.content)
-        barred = [name for name in ("team_blocked", "api_key_blocked", "api_key_disabled") if facts.get(name)]
+                if not facts.keys() & {"acls", "name", *_BARRED}:
+                    raise ServiceUnavailable(f"{self.base_url} does not answer like xAI; is it the right base URL?")
+        barred = [name for name in _BARRED if facts.get(name)]
         if barred:
             raise AuthenticationFailed(f"xAI does not accept this API key: {', '.join(barred)}.")
         return facts
@@ -286,7 +299,7 @@ class XaiVideoClient:
                 async for piece in answer.aiter_raw():
                     await asyncio.to_thread(file.write, piece)
                     fetched.add(piece)
-        except (httpx.TransportError, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise DownloadError(f"The download broke after {fetched.size} bytes: {_reason(error)}.") from None
         if fetched.expected is not None and fetched.size != fetched.expected:
             raise DownloadError(f"The download ended after {fetched.size} of {fetched.expected} bytes.")
@@ -294,7 +307,7 @@ class XaiVideoClient:
     async def _fetch(self, path: str, request_id: str | None = None) -> httpx.Response:
         try:
             return await self._api.get(f"{self.base_url}{path}", timeout=self._timeout(self.timeouts.get))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise ServiceUnavailable(
                 f"No answer from {self.base_url}: {_reason(error)}.", request_id=request_id
             ) from error
@@ -307,17 +320,21 @@ class XaiVideoClient:
             f"The submission may have been accepted, and paid for: {what}.", http_status=http_status
         )
 
-    def _error(self, answer: httpx.Response, request_id: str | None = None) -> ApiError:
-        """The error that an answer stands for. Whatever the server says, it never repeats the key."""
+    def _error(self, answer: httpx.Response, request_id: str | None = None, prompt: str = "") -> ApiError:
+        """The error that an answer stands for. Whatever the server says, it repeats neither key nor prompt."""
         code, text = parse_error(answer.content)
-        said = (text or answer.reason_phrase or "no text").replace(self._key, "***")
+        said = without_prompt((text or answer.reason_phrase or "no text").replace(self._key, "***"), prompt)
         kind = _kind_of(answer.status_code, said)
+        retry_after = _retry_after(answer)
+        too_long = (retry_after or 0) > self.retries.longest_retry_after
         return kind(
             f"{_MEANING[kind]}: {said}",
             request_id=request_id,
             http_status=answer.status_code,
             code=code,
-            retry_after=_retry_after(answer),
+            retry_after=retry_after,
+            # Who would be asked again too early is not asked again at all: Prefect does not know how long to wait.
+            transient=False if too_long else None,
         )
 
 
@@ -375,6 +392,41 @@ class _PartialDownload:
         self.size += len(piece)
         self.digest.update(piece)
 
+
+def check_api_key(api_key: str) -> str:
+    """Check that a text can be an API key, and strip it of white space at its ends.
+
+    Raises:
+        MissingCredentials: If it can't be one. The error does not repeat it.
+    """
+    key = api_key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise MissingCredentials("An API key is needed: printable ASCII characters without spaces.")
+    return key
+
+
+def check_base_url(base_url: str) -> str:
+    """Check that the API key may be sent to a base URL: https, or a loopback host for an emulator.
+
+    Raises:
+        InvalidRequest: If it may not.
+    """
+    if base_url.lower().startswith("data:"):
+        raise InvalidRequest("base_url: a data: URL is not allowed; allowed: an https:// URL.")
+    return wire_url(base_url, "base_url").rstrip("/")
+
+
+_BARRED = ("team_blocked", "api_key_blocked", "api_key_disabled")
+
+_NOT_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+"""How a call ends that never left this machine."""
 
 _UNTYPED = {"application/octet-stream", "binary/octet-stream"}
 

@@ -7,9 +7,8 @@ from typing import Any, Self
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
-from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient
-from prefect_xai_video.errors import MissingCredentials
-from prefect_xai_video.requests import wire_url
+from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient, check_api_key, check_base_url
+from prefect_xai_video.errors import MissingCredentials, XaiVideoError
 from prefect_xai_video.synchronous import synchronous
 
 KEY_VARIABLE = "XAI_API_KEY"
@@ -52,29 +51,35 @@ class XaiCredentials(CredentialsBlock):
     @field_validator("api_key")
     @classmethod
     def _usable_key(cls, api_key: SecretStr) -> SecretStr:
-        key = api_key.get_secret_value().strip()
-        if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError("an API key is needed: printable ASCII characters without spaces")
-        return SecretStr(key)
+        try:
+            return SecretStr(check_api_key(api_key.get_secret_value()))
+        except MissingCredentials as error:
+            raise ValueError(error.message) from None
 
     @field_validator("base_url")
     @classmethod
     def _safe_base_url(cls, base_url: str) -> str:
-        return wire_url(base_url, "base_url")
+        return check_base_url(base_url)
 
     @classmethod
     def from_environment(cls) -> Self:
         """Take the key from `XAI_API_KEY` and the base URL, if set, from `XAI_BASE_URL`.
 
         Raises:
-            MissingCredentials: If there is no key.
+            MissingCredentials: If there is no key, or what is there can't be one.
+            InvalidRequest: If the key may not be sent to that base URL.
         """
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key:
             raise MissingCredentials(
                 f"There is no xAI API key: set {KEY_VARIABLE}, or pass credentials=XaiCredentials.load(...)."
             )
-        return cls(api_key=SecretStr(key), base_url=os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL)
+        base_url = os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+        try:
+            return cls(api_key=SecretStr(check_api_key(key)), base_url=check_base_url(base_url))
+        except XaiVideoError as error:
+            variable = KEY_VARIABLE if isinstance(error, MissingCredentials) else BASE_URL_VARIABLE
+            raise type(error)(f"{variable}: {error.message}") from None
 
     def get_client(self) -> XaiVideoClient:
         """Make a client with this key: `async with credentials.get_client() as client: ...`."""

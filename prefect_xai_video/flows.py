@@ -1,6 +1,6 @@
 """Prefect flows round the tasks."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import flow
 from prefect.runtime import flow_run as runtime
@@ -9,16 +9,17 @@ from pydantic import Field, SkipValidation
 from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.generation import OnUnknown
-from prefect_xai_video.keys import derive_key
 from prefect_xai_video.receipts import Video
-from prefect_xai_video.requests import build_request
 from prefect_xai_video.stores import Storage
 from prefect_xai_video.synchronous import synchronous
-from prefect_xai_video.tasks import asave_video, astart_video, await_for_video
+from prefect_xai_video.tasks import asave_video, astart_video, await_for_video, check_timeout
 
 # What a form in the Prefect UI offers. Whether a value is allowed is decided in one place, `requests.py`: there the
 # limits can be turned into warnings, and errors name the field, the value and what is allowed.
 Text = Annotated[str, SkipValidation]
+Way = Annotated[OnUnknown, SkipValidation]
+Flag = Annotated[bool, SkipValidation]
+Seconds = Annotated[float, SkipValidation, Field(json_schema_extra={"exclusiveMinimum": 0})]
 Duration = Annotated[int, SkipValidation, Field(json_schema_extra={"minimum": 1, "maximum": 15})]
 AspectRatio = Annotated[str, SkipValidation, Field(json_schema_extra={"enum": list(ASPECT_RATIOS)})]
 Resolution = Annotated[str, SkipValidation, Field(json_schema_extra={"enum": list(RESOLUTIONS)})]
@@ -52,9 +53,9 @@ async def agenerate_video(
     key: Text | None = None,
     storage: Storage | None = None,
     credentials: XaiCredentials | None = None,
-    timeout_seconds: float | None = None,
-    regenerate: bool = False,
-    on_unknown: OnUnknown = "raise",
+    timeout_seconds: Seconds | None = None,
+    regenerate: Flag = False,
+    on_unknown: Way = "raise",
 ) -> Video:
     """Make one video with xAI and store it: one key, one video, one payment.
 
@@ -83,20 +84,16 @@ async def agenerate_video(
         XaiVideoError: See `prefect_xai_video.errors`; every error after a submission names key and request id.
     """
     credentials = credentials or XaiCredentials.from_environment()
-    asked: dict[str, Any] = {
-        "image_url": image_url,
-        "video_url": video_url,
-        "duration": duration,
-        "aspect_ratio": aspect_ratio,
-        "resolution": resolution,
-        "model": model,
-        "user": user,
-    }
-    if key is None:
-        key = await derive_key(build_request(prompt, **asked))
+    check_timeout(timeout_seconds)
     receipt = await astart_video(
         prompt,
-        **asked,
+        image_url=image_url,
+        video_url=video_url,
+        duration=duration,
+        aspect_ratio=aspect_ratio,
+        resolution=resolution,
+        model=model,
+        user=user,
         key=key,
         storage=storage,
         credentials=credentials,

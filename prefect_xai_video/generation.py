@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Literal
 from prefect_xai_video.client import Download, XaiVideoClient
 from prefect_xai_video.errors import (
     DownloadError,
+    InvalidRequest,
     KeyConflict,
     RequestRejected,
     StorageError,
@@ -27,7 +28,7 @@ from prefect_xai_video.errors import (
     XaiVideoError,
 )
 from prefect_xai_video.polling import Look, PollSchedule, next_wait
-from prefect_xai_video.receipts import ENDED_BADLY, Reason, Receipt, Video, check_key
+from prefect_xai_video.receipts import ENDED_BADLY, Reason, Receipt, StoredFile, Video, check_key
 from prefect_xai_video.requests import VideoRequest
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import Held, Overtaken, VideoStore
@@ -35,16 +36,25 @@ from prefect_xai_video.stores import Held, Overtaken, VideoStore
 OnUnknown = Literal["raise", "resubmit"]
 
 CLAIM_SECONDS = 120
-"""A claim older than this was left behind by a crash: a POST is answered or given up within 70 s."""
+"""A claim older than this counts as left behind by a crash: a POST is answered or given up in half that time. Should
+its reply come all the same, it is noted."""
 
 CLAIM_WAIT_SECONDS = 1.0
 """Between two looks at somebody else's claim."""
+
+OVERTAKEN_WAIT_SECONDS = 0.05
+MOST_OVERTAKEN = 100
+"""How often others may be faster at writing a receipt; more often than that, there is something else wrong."""
 
 CLEANUP_SECONDS = 8
 """How long a cancelled run may wait for the reply to a POST; Prefect kills it after 10 s."""
 
 FRESH_SECONDS = 60
 """A request id that xAI does not know is given this long to become known."""
+
+AGED_SECONDS = 24 * 3600
+"""A request id that xAI does not know any more after this has expired: the longest lifetime told of a video. Before,
+it may be another team's key or base URL that does not know it."""
 
 EXPIRED_STATUSES = {403, 404, 410}
 
@@ -100,16 +110,21 @@ class Generation:
             SubmissionUnknown: If a POST may have been accepted, now or earlier.
             GenerationError: If the last attempt brought no video.
             ApiError: If xAI refused.
+            InvalidRequest: If the key can't be one, or a flag is of a wrong type.
             StorageError: If the store can't be used.
         """
+        _check_flags(regenerate, on_unknown)
         with _with_key(check_key(key)):
             async for attempt in self.client.retries.of(lambda error: error.resend_safe):
                 with attempt:
-                    held = await self._claim(request, key, flow_run_id, regenerate, on_unknown)
-                    if held.receipt.state != "sending":
-                        return held.receipt
-                    self.on_change(held.receipt)
-                    return await self._submit(request, held)
+                    while True:
+                        held = await self._claim(request, key, flow_run_id, regenerate, on_unknown)
+                        if held.receipt.state != "sending":
+                            return held.receipt
+                        self.on_change(held.receipt)
+                        receipt = await self._submit(request, held)
+                        if receipt.state != "sending":
+                            return receipt
         raise AssertionError("unreachable")
 
     async def wait(self, key: str, *, timeout: float) -> Receipt:
@@ -164,9 +179,9 @@ class Generation:
         Returns:
             A receipt in state `sending` that is the caller's to send, or one that needs no POST any more.
         """
-        while True:
+        for _ in range(MOST_OVERTAKEN):
             try:
-                held = await self.store.read(key)
+                held = await self._read_settled(key)
                 if held is None:
                     return await self.store.create(Receipt.claim(key, request, flow_run_id))
                 receipt = held.receipt
@@ -176,9 +191,6 @@ class Generation:
                 match receipt.state:
                     case "submitted" | "done" | "stored":
                         return held
-                    case "sending":
-                        await self._await_claim(held)
-                        continue
                     case "refused":
                         reason = receipt.attempt.reason
                     case "unknown" if on_unknown == "resubmit" and not _had_its_go(receipt, flow_run_id):
@@ -189,49 +201,70 @@ class Generation:
                         raise _ended(receipt)
                 return await self.store.replace(held, receipt.sent_again(request, reason, flow_run_id))
             except Overtaken:
-                continue
+                await asyncio.sleep(OVERTAKEN_WAIT_SECONDS)
+        raise StorageError(f"The receipt {self.store.receipt_uri(key)} can neither be read nor be created.")
 
-    async def _await_claim(self, held: Held) -> None:
-        """Wait for somebody else's POST; give up the claim of one who can't be there any more."""
-        age = (datetime.now(UTC) - held.receipt.attempt.started_at).total_seconds()
-        if age < CLAIM_SECONDS:
+    async def _read_settled(self, key: str) -> Held | None:
+        """Read a receipt; where somebody else's POST is under way, wait for how it ends.
+
+        The claim of one who can't be there any more is given up: its submission is of unknown outcome.
+        """
+        while (held := await self.store.read(key)) is not None and held.receipt.state == "sending":
+            age = (datetime.now(UTC) - held.receipt.attempt.started_at).total_seconds()
+            if age >= CLAIM_SECONDS:
+                left = SubmissionUnknown("The submission was under way when its run ended.")
+                held = await self.store.replace(held, held.receipt.unknown(left))
+                self.on_change(held.receipt)
+                break
             await asyncio.sleep(CLAIM_WAIT_SECONDS)
-            return
-        left = SubmissionUnknown("The submission was under way when its run ended.")
-        self.on_change((await self.store.replace(held, held.receipt.unknown(left))).receipt)
+        return held
 
     async def _submit(self, request: VideoRequest, held: Held) -> Receipt:
-        """Send the one POST of a claim, and write down what became of it, whatever happens to this task."""
-        sending = asyncio.ensure_future(self._send_and_note(request, held))
+        """Send the one POST of a claim, and write down what became of it, even if this task is cancelled."""
+        posting = asyncio.get_running_loop().run_in_executor(None, self.client.submit, request)
         try:
-            return await asyncio.shield(sending)
+            await asyncio.wait({posting})
+            return await self._note(posting, held)
         except asyncio.CancelledError:
-            # A POST that is on its way can't be called back, and only its reply holds the request id.
-            await asyncio.wait({sending}, timeout=CLEANUP_SECONDS)
-            sending.cancel()
-            await asyncio.wait({sending}, timeout=1)
-            if not sending.cancelled():
-                sending.exception()
+            # The POST goes on in its thread, and only its reply holds the request id.
+            await asyncio.wait({posting}, timeout=CLEANUP_SECONDS)
+            with suppress(XaiVideoError):
+                await self._note(posting, held)
             raise
 
-    async def _send_and_note(self, request: VideoRequest, held: Held) -> Receipt:
-        claim = held.receipt.attempt.claim
-        try:
-            request_id = await self.client.submit(request)
-        except SubmissionUnknown as error:
+    async def _note(self, posting: "asyncio.Future[str]", held: Held) -> Receipt:
+        """Write down how a POST ended; doing so twice changes nothing.
+
+        Raises:
+            SubmissionUnknown: If it may have been accepted.
+            ApiError: If it was refused.
+            StorageError: If it was accepted, but its request id could not be written down.
+        """
+        if not posting.done():
+            posting.add_done_callback(_log_late_reply)
+            error: BaseException | None = SubmissionUnknown(
+                "The run was cancelled before its submission was answered."
+            )
+        else:
+            error = posting.exception()
+        if isinstance(error, SubmissionUnknown):
             await self._note_failure(held, Receipt.unknown, error)
             raise _unknown(held.receipt.unknown(error)) from error
-        except XaiVideoError as error:
+        if isinstance(error, XaiVideoError):
             await self._note_failure(held, Receipt.refused, error)
-            raise
-        except asyncio.CancelledError:
-            cut = SubmissionUnknown("The run was cancelled before the answer to its submission came.")
-            await self._note_failure(held, Receipt.unknown, cut)
-            raise
-        with _with_request_id(request_id):
+            raise error
+        return await self._note_request_id(posting.result(), held)
+
+    async def _note_request_id(self, request_id: str, held: Held) -> Receipt:
+        claim = held.receipt.attempt.claim
+        try:
             async for attempt in self.client.retries.of(lambda error: True):
                 with attempt:
                     held = await self._change(held, lambda receipt: receipt.late_reply(claim, request_id))
+        except StorageError as error:
+            # Nobody else knows this id: trying again would only find a claim that was left behind.
+            error.request_id, error.transient = request_id, False
+            raise
         return held.receipt
 
     async def _note_failure(
@@ -281,6 +314,8 @@ class Generation:
         except RequestRejected as error:
             if error.http_status == 404 and elapsed < FRESH_SECONDS:
                 return VideoStatus(request_id=request_id, state="pending")
+            if error.http_status == 404 and elapsed > AGED_SECONDS:
+                return VideoStatus(request_id=request_id, state="expired", code=error.code)
             raise
 
     async def _fetch_and_store(self, held: Held) -> Held:
@@ -289,9 +324,7 @@ class Generation:
         with _with_request_id(request_id, held.receipt), self.store.workspace(key) as path:
             held, download = await self._download(held, path)
             file = await self.store.put_video(key, path, download, request_id)
-        return await self._change(
-            held, lambda receipt: receipt if receipt.state == "stored" else receipt.stored(file)
-        )
+        return await self._change(held, lambda receipt: _stored(receipt, request_id, file))
 
     async def _download(self, held: Held, path: Path) -> tuple[Held, Download]:
         """Fetch the video; a URL that has expired is asked for again, once."""
@@ -301,7 +334,8 @@ class Generation:
             except DownloadError as error:
                 if error.http_status not in EXPIRED_STATUSES:
                     raise
-        status = await self.client.get(held.receipt.request_id or "")
+        age = (datetime.now(UTC) - held.receipt.attempt.started_at).total_seconds()
+        status = await self._look(held.receipt.request_id or "", age)
         if status.state != "pending":
             held = await self._change(held, lambda receipt: _answered(receipt, status))
         _usable(held.receipt)
@@ -355,6 +389,26 @@ def _answered(receipt: Receipt, status: VideoStatus) -> Receipt:
     if moved_on or receipt.request_id != status.request_id:
         return receipt
     return receipt.answered(status)
+
+
+def _stored(receipt: Receipt, request_id: str, file: StoredFile) -> Receipt:
+    """Note the file of a request, unless somebody else has, or has begun another attempt."""
+    if receipt.request_id != request_id:
+        raise StorageError("Another attempt for this key has begun meanwhile.")
+    return receipt if receipt.state == "stored" else receipt.stored(file)
+
+
+def _check_flags(regenerate: object, on_unknown: object) -> None:
+    """Flags that cost money are taken at their word only."""
+    if not isinstance(regenerate, bool):
+        raise InvalidRequest(f"regenerate: {regenerate!r} is not allowed; allowed: True, False.")
+    if on_unknown not in {"raise", "resubmit"}:
+        raise InvalidRequest(f"on_unknown: {on_unknown!r} is not allowed; allowed: 'raise', 'resubmit'.")
+
+
+def _log_late_reply(posting: "asyncio.Future[str]") -> None:
+    if not posting.cancelled() and posting.exception() is None:
+        logger.error("A cancelled run's submission was accepted after all, as request %s", posting.result())
 
 
 def _may_be_replaced(receipt: Receipt, regenerate: bool) -> bool:

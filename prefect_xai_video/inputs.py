@@ -51,7 +51,7 @@ async def resolve_inputs(
 
 
 def _resolve(field: str, kind: InputKind, value: str, s3_credentials: Any) -> str:
-    scheme = urlsplit(value).scheme if "://" in value or value.startswith("data:") else ""
+    scheme = value.partition(":")[0].lower() if "://" in value or value[:5].lower() == "data:" else ""
     if scheme == "data":
         _check_content(field, kind, "the data: URL", decode_inline(field, kind, value))
         return value
@@ -68,8 +68,8 @@ def _inline(field: str, kind: InputKind, value: str) -> str:
         size = path.stat().st_size
         if size > MAX_INLINE_BYTES[kind]:
             raise InvalidRequest(
-                f"{field}: {value!r} has {size} bytes; at most {MAX_INLINE_BYTES[kind]} can be sent from a local "
-                f"file. Use an https:// or s3:// URL."
+                f"{field}: {_shown(value)!r} has {size} bytes; at most {MAX_INLINE_BYTES[kind]} can be sent from a "
+                f"local file. Use an https:// or s3:// URL."
             )
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -77,20 +77,25 @@ def _inline(field: str, kind: InputKind, value: str) -> str:
             raise
         why = getattr(error, "strerror", None) or error
         raise InvalidRequest(
-            f"{field}: {value[:200]!r} can't be read ({why}); a local file, an https:, data: or s3:// URL is allowed."
+            f"{field}: {_shown(value)!r} can't be read ({why}); allowed: a local file, an https:, data: or s3:// URL."
         ) from None
-    content_type = _check_content(field, kind, repr(value), content)
+    content_type = _check_content(field, kind, repr(_shown(value)), content)
     return f"data:{content_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _shown(value: str) -> str:
+    """A path for an error: what follows a question mark may be the signature of a mistyped URL."""
+    return value.partition("?")[0][:200]
 
 
 def _check_content(field: str, kind: InputKind, name: str, content: bytes) -> str:
     """Look at the first bytes of an input, whatever its name says, and return its content type."""
     if not content:
-        raise InvalidRequest(f"{field}: {name} is empty; {_NAMES[kind]} is allowed.")
+        raise InvalidRequest(f"{field}: {name} is empty; allowed: {_NAMES[kind]}.")
     for its_kind, content_type, matches in _SIGNATURES:
         if its_kind == kind and matches(content[:16]):
             return content_type
-    raise InvalidRequest(f"{field}: {name} is not allowed; {_NAMES[kind]} is.")
+    raise InvalidRequest(f"{field}: {name} is not allowed; allowed: {_NAMES[kind]}.")
 
 
 def _presign(field: str, value: str, s3_credentials: Any) -> str:
@@ -101,7 +106,7 @@ def _presign(field: str, value: str, s3_credentials: Any) -> str:
     parts = urlsplit(value)
     bucket, key = parts.netloc, parts.path.lstrip("/")
     if not bucket or not key:
-        raise InvalidRequest(f"{field}: {value!r} is not allowed; s3://bucket/key is.")
+        raise InvalidRequest(f"{field}: {value!r} is not allowed; allowed: s3://bucket/key.")
     place: dict[str, Any] = {"Bucket": bucket, "Key": key}
     try:
         client = (s3_credentials or AwsCredentials()).get_s3_client()
@@ -109,8 +114,7 @@ def _presign(field: str, value: str, s3_credentials: Any) -> str:
         url: str = client.generate_presigned_url("get_object", Params=place, ExpiresIn=PRESIGNED_SECONDS)
     except (BotoCoreError, ClientError) as error:
         raise InvalidRequest(
-            f"{field}: {value!r} can't be read ({error}); an object that the storage's credentials may read is "
-            f"allowed."
+            f"{field}: {value!r} can't be read ({error}); allowed: an object that the storage's credentials may read."
         ) from None
     if not size:
         raise InvalidRequest(f"{field}: {value!r} is empty.")

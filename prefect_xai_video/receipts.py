@@ -20,7 +20,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, SecretStr, computed_field
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    computed_field,
+    model_validator,
+)
 
 from prefect_xai_video.capabilities import Mode
 from prefect_xai_video.errors import (
@@ -33,7 +42,7 @@ from prefect_xai_video.errors import (
     XaiVideoError,
 )
 from prefect_xai_video.requests import VideoRequest
-from prefect_xai_video.responses import VideoStatus
+from prefect_xai_video.responses import VideoStatus, without_prompt
 
 ReceiptState = Literal[
     "sending", "refused", "unknown", "submitted", "done", "stored", "failed", "moderated", "expired"
@@ -190,10 +199,18 @@ class Receipt(_Frozen):
     model: str
     request: dict[str, JsonValue]
     estimated_cost_usd: Decimal | None = None
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[Attempt, ...] = Field(min_length=1)
     duration: int | None = None
     url: str | None = None
     file: StoredFile | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.state in {"submitted", "done", "stored", *ENDED_BADLY} and not self.request_id:
+            raise ValueError(f"it is {self.state} without a request id")
+        if (self.state == "stored") != (self.file is not None):
+            raise ValueError(f"it is {self.state} {'without' if self.file is None else 'with'} a file")
+        return self
 
     @classmethod
     def claim(cls, key: str, request: VideoRequest, flow_run_id: str | None = None) -> Self:
@@ -288,7 +305,7 @@ class Receipt(_Frozen):
             )
         if status.state == "pending":
             raise IllegalTransition("A pending request has no final answer.", key=self.key)
-        error = _bad_end(status)
+        error = _bad_end(status, self.request.get("prompt"))
         return self._moved(status.state, {**cost, "failure": Failure.of(error)})
 
     def stored(self, file: StoredFile) -> Self:
@@ -362,10 +379,12 @@ def check_key(key: str) -> str:
         f"letters, digits and . _ - = + @ in parts of at most 200 characters divided by single slashes, "
         f"{MAX_KEY_LENGTH} characters in all, no part beginning with a dot, without file extension"
     )
+    if not isinstance(key, str):
+        raise InvalidRequest(f"key: {key!r} is not allowed; allowed: {allowed}.")
     good = len(key) <= MAX_KEY_LENGTH and all(_SEGMENT.fullmatch(part) for part in key.split("/"))
     if not good or key.lower().endswith((".mp4", ".json")):
         shown = key if len(key) <= 60 else f"{key[:59]}…"
-        raise InvalidRequest(f"key: {shown!r} is not allowed; {allowed} is.")
+        raise InvalidRequest(f"key: {shown!r} is not allowed; allowed: {allowed}.")
     return key
 
 
@@ -391,8 +410,8 @@ def _facts_of(request: VideoRequest) -> dict[str, Any]:
     }
 
 
-def _bad_end(status: VideoStatus) -> GenerationError:
-    said = f": {status.message}" if status.message else "."
+def _bad_end(status: VideoStatus, prompt: object) -> GenerationError:
+    said = f": {without_prompt(status.message, prompt)}" if status.message else "."
     http_status = 400 if status.state == "moderated" and status.code else None
     match status.state:
         case "moderated":
@@ -400,7 +419,7 @@ def _bad_end(status: VideoStatus) -> GenerationError:
                 f"Content moderation blocked the video{said}", code=status.code, http_status=http_status
             )
         case "expired":
-            return VideoExpired("xAI no longer has the video.", code=status.code)
+            return VideoExpired(f"xAI no longer has the video{said}", code=status.code)
         case _:
             return VideoFailed(f"xAI could not render the video{said}", code=status.code)
 

@@ -12,8 +12,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from typing_extensions import override
@@ -22,6 +22,7 @@ from prefect_xai_video.capabilities import (
     ASPECT_RATIOS,
     DEFAULT_MODEL,
     MAX_PROMPT_CHARACTERS,
+    RESOLUTIONS,
     SERVER_DEFAULT_DURATION,
     SERVER_DEFAULT_RESOLUTION,
     Mode,
@@ -66,6 +67,13 @@ class VideoRequest(BaseModel):
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     user: str | None = None
 
+    @field_validator("prompt", "model", "user", mode="after")
+    @classmethod
+    def _writable(cls, text: str | None) -> str | None:
+        """A file name that is no text can hold what JSON can't."""
+        (text or "").encode()
+        return text
+
     def body(self) -> dict[str, Any]:
         """Write the JSON body exactly as the contract has it; fields that were not asked for are left out."""
         return self._body(wire_url)
@@ -97,9 +105,16 @@ class _Generation(VideoRequest):
 
     endpoint: ClassVar[str] = "/videos/generations"
 
-    duration: int | None = None
+    duration: Annotated[int, Field(ge=1)] | None = None
     aspect_ratio: str | None = None
     resolution: str | None = None
+
+    @field_validator("duration", mode="before")
+    @classmethod
+    def _no_flag(cls, duration: object) -> object:
+        if isinstance(duration, bool):
+            raise ValueError("a flag is no duration")  # noqa: TRY004 (pydantic wants a ValueError)
+        return duration
 
     @property
     @override
@@ -234,10 +249,10 @@ def check_limits(request: VideoRequest, validation: Validation = "strict") -> li
 
 def _general_problems(request: VideoRequest) -> Iterable[str]:
     if len(request.prompt) > MAX_PROMPT_CHARACTERS:
-        yield f"prompt: {len(request.prompt)} characters are too many; at most {MAX_PROMPT_CHARACTERS}."
+        yield f"prompt: {len(request.prompt)} characters are not allowed; allowed: at most {MAX_PROMPT_CHARACTERS}."
     ratio = getattr(request, "aspect_ratio", None)
     if ratio is not None and ratio not in ASPECT_RATIOS:
-        yield f"aspect_ratio: {_shown(ratio)} is not allowed; one of {', '.join(ASPECT_RATIOS)}."
+        yield f"aspect_ratio: {_shown(ratio)} is not allowed; allowed: {', '.join(ASPECT_RATIOS)}."
 
 
 def _model_problems(request: VideoRequest, entry: ModelCapabilities) -> Iterable[str]:
@@ -250,11 +265,11 @@ def _model_problems(request: VideoRequest, entry: ModelCapabilities) -> Iterable
     if duration is not None and limits.duration is not None:
         shortest, longest = limits.duration
         if not shortest <= duration <= longest:
-            yield f"duration: {duration} is not allowed; {shortest}-{longest} seconds for {request.model}."
+            yield f"duration: {duration} is not allowed; allowed: {shortest}-{longest} seconds for {request.model}."
     resolution = getattr(request, "resolution", None)
     if resolution is not None and resolution not in limits.resolutions:
         allowed = ", ".join(limits.resolutions)
-        yield f"resolution: {_shown(resolution)} is not allowed; one of {allowed} for {request.model}."
+        yield f"resolution: {_shown(resolution)} is not allowed; allowed: {allowed} for {request.model}."
 
 
 def wire_url(url: str, field: str = "url") -> str:
@@ -265,11 +280,18 @@ def wire_url(url: str, field: str = "url") -> str:
     Raises:
         InvalidRequest: If it may not.
     """
-    parts = urlsplit(url)
+    parts = _split(url, field)
     local = parts.scheme == "http" and parts.hostname in _LOOPBACK
     if local or (parts.scheme == "https" and parts.hostname) or parts.scheme == "data":
         return url
-    raise InvalidRequest(f"{field}: {identity_of(url)!r} is not allowed; a URL that begins with https:// is.")
+    raise InvalidRequest(f"{field}: {identity_of(url)!r} is not allowed; allowed: an https:// URL.")
+
+
+def _split(url: str, field: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}; allowed: an https:// URL.") from None
 
 
 def decode_inline(field: str, kind: InputKind, url: str) -> bytes:
@@ -282,13 +304,13 @@ def decode_inline(field: str, kind: InputKind, url: str) -> bytes:
     header, comma, payload = url.partition(",")
     allowed = [f"data:{content_type};base64" for content_type in INLINE_TYPES[kind]]
     if not comma or header not in allowed:
-        raise InvalidRequest(f"{field}: {_shown(header)} is not allowed; one of {', '.join(allowed)}.")
+        raise InvalidRequest(f"{field}: {_shown(header)} is not allowed; allowed: {', '.join(allowed)}.")
     try:
         content = base64.b64decode(payload, validate=True)
     except binascii.Error:
         content = b""
     if not content:
-        raise InvalidRequest(f"{field}: the data: URL holds no base64 content.")
+        raise InvalidRequest(f"{field}: the data: URL holds no base64 content; allowed: {' or '.join(allowed)}.")
     return content
 
 
@@ -305,7 +327,7 @@ def identity_of(url: str) -> str:
         except (binascii.Error, ValueError):
             content = payload.encode()
         return f"sha256:{hashlib.sha256(content).hexdigest()}"
-    parts = urlsplit(url)
+    parts = _split(url, "url")
     host = parts.netloc.rpartition("@")[2]
     query = [pair for pair in parse_qsl(parts.query, True) if not _SIGNATURE_PARAMETER.match(pair[0])]
     digest = f"sha256={hashlib.sha256(urlencode(query).encode()).hexdigest()[:16]}" if query else ""
@@ -328,10 +350,11 @@ def _shown(value: object) -> str:
 
 
 _EXPECTED = {
-    "duration": "a whole number of seconds is",
-    "aspect_ratio": f"one of {', '.join(ASPECT_RATIOS)} is",
-    "prompt": "a text that is not empty is",
-    "model": "the id of a model is",
+    "duration": "a whole number of seconds, 1-15",
+    "aspect_ratio": ", ".join(ASPECT_RATIOS),
+    "resolution": ", ".join(RESOLUTIONS),
+    "prompt": "a text that is not empty",
+    "model": "the id of a model",
 }
 
 
@@ -339,6 +362,6 @@ def _sentence(error: ValidationError) -> str:
     sentences = []
     for problem in error.errors():
         field = str(problem["loc"][0])
-        expected = _EXPECTED.get(field, "a text is")
-        sentences.append(f"{field}: {_shown(problem['input'])} is not allowed; {expected}.")
+        expected = _EXPECTED.get(field, "a text")
+        sentences.append(f"{field}: {_shown(problem['input'])} is not allowed; allowed: {expected}.")
     return " ".join(sentences)

@@ -129,6 +129,11 @@ def parse_error(body: bytes) -> tuple[str | None, str | None]:
     return None, _readable(body.decode(errors="replace")) or None
 
 
+def without_prompt(text: str, prompt: object) -> str:
+    """Take the prompt out of a text of the service's, which may quote it."""
+    return text.replace(prompt, "…") if isinstance(prompt, str) and len(prompt) > 3 else text
+
+
 def _error_of(answer: Mapping[str, Any]) -> tuple[str | None, str | None]:
     error = answer.get("error")
     if isinstance(error, Mapping):

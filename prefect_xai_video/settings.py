@@ -1,13 +1,17 @@
 """Settings of this package: PREFECT_INTEGRATIONS_XAI_VIDEO_*."""
 
 from pathlib import Path
+from typing import Self
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
+from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import Validation
+
+PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
 
 
 def _default_home() -> Path:
@@ -37,6 +41,26 @@ class XaiVideoSettings(PrefectBaseSettings):
         default="strict",
         description="strict refuses what the table of models does not have; warn passes it on with a warning.",
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.poll_min_seconds > self.poll_max_seconds:
+            raise ValueError("POLL_MIN_SECONDS must not be above POLL_MAX_SECONDS")
+        return self
+
+    @classmethod
+    def current(cls) -> Self:
+        """The settings of the environment.
+
+        Raises:
+            InvalidRequest: If one is not allowed; it names the variable.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = "_".join(map(str, problem["loc"][:1])).upper()
+            raise InvalidRequest(f"{PREFIX}{name}: {problem['msg']} (is {problem['input']!r}).") from None
 
     @property
     def schedule(self) -> PollSchedule:

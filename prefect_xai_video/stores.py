@@ -148,7 +148,10 @@ class LocalStore(VideoStore):
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().resolve()
+        try:
+            self.root = root.expanduser().resolve()
+        except (OSError, RuntimeError) as error:
+            raise StorageError(f"The directory {str(root)!r} can't be used: {error}.") from None
 
     @override
     def uri(self, name: str) -> str:
@@ -195,7 +198,11 @@ class LocalStore(VideoStore):
     @override
     async def check_video(self, key: str, file: StoredFile) -> None:
         path = self._path(f"{key}.mp4")
-        self._check_size(file, path.stat().st_size if path.is_file() else None)
+        with _told(path, "read"):
+            self._check_size(file, path.stat().st_size if path.is_file() else None)
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.root / ".lock", poll_interval=0.01)
 
     def _path(self, name: str) -> Path:
         return self.root / name
@@ -213,12 +220,15 @@ class LocalStore(VideoStore):
     def _create(self, receipt: Receipt) -> Held:
         path = self._path(f"{receipt.key}.json")
         with _told(path):
-            if path.exists():
+            if os.path.lexists(path):
                 raise Overtaken
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_room(self.root)
+            if self._path(f"{receipt.key}.mp4").exists():
+                raise _foreign(self.uri(f"{receipt.key}.mp4"))
             content = receipt.to_json()
-            with _written_beside(path, content) as written:
+            # The lock is not needed to create, but to replace later: better it fails now than after the POST.
+            with self._lock(), _written_beside(path, content) as written:
                 try:
                     # A link is exclusive, and what it shows is whole.
                     os.link(written, path)
@@ -230,7 +240,7 @@ class LocalStore(VideoStore):
     def _replace(self, held: Held, receipt: Receipt) -> Held:
         path = self._path(f"{receipt.key}.json")
         content = receipt.to_json()
-        with _told(path), FileLock(self.root / ".lock", poll_interval=0.01):
+        with _told(path), self._lock():
             if not path.exists() or _digest(path.read_bytes()) != held.version:
                 raise Overtaken
             with _written_beside(path, content) as written:
@@ -261,6 +271,10 @@ class S3Store(VideoStore):
     @override
     async def create(self, receipt: Receipt) -> Held:
         _check_room(Path(tempfile.gettempdir()))
+        if await self._call(lambda client: self._size(client, f"{receipt.key}.mp4")) is not None:
+            if await self.read(receipt.key) is not None:
+                raise Overtaken
+            raise _foreign(self.uri(f"{receipt.key}.mp4"))
         return await self._put_receipt(receipt, IfNoneMatch="*")
 
     @override
@@ -270,7 +284,7 @@ class S3Store(VideoStore):
     @override
     @contextmanager
     def workspace(self, key: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="xai-video-") as directory:
+        with _told(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="xai-video-") as directory:
             yield Path(directory) / "video.mp4"
 
     @override
@@ -347,7 +361,13 @@ class S3Store(VideoStore):
 
     async def _call(self, call: Callable[["S3Client"], T]) -> T:
         with self._told():
-            return await asyncio.to_thread(lambda: call(self.bucket.credentials.get_s3_client()))
+            return await asyncio.to_thread(lambda: call(self._client()))
+
+    def _client(self) -> "S3Client":
+        try:
+            return self.bucket.credentials.get_s3_client()
+        except ValueError as error:
+            raise StorageError(f"The bucket {self.bucket.bucket_name!r} can't be used: {error}.") from None
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -377,7 +397,7 @@ def open_store(storage: Storage | None, home: Path) -> VideoStore:
         return LocalStore(Path(storage.basepath or "."))
     if storage is None:
         return LocalStore(home)
-    raise StorageError(f"storage: {type(storage).__name__} is not allowed; S3Bucket or LocalFileSystem is.")
+    raise StorageError(f"storage: {type(storage).__name__} is not allowed; allowed: S3Bucket or LocalFileSystem.")
 
 
 def _code(error: ClientError | BotoCoreError) -> str:
@@ -392,12 +412,17 @@ def _is_transient(error: BaseException) -> bool:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Path, what: str = "written") -> Iterator[None]:
     """Turn what a file system refuses into one sentence about a file."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} can't be written: {error.strerror or error}.") from None
+        name = error.filename or path
+        raise StorageError(f"{name} can't be {what}: {error.strerror or error}.") from None
+
+
+def _foreign(uri: str) -> StorageError:
+    return StorageError(f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.")
 
 
 def _check_room(directory: Path) -> None:

@@ -5,8 +5,10 @@ reads the receipt first. So the retries here can't pay twice, and Prefect's cach
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,12 +21,13 @@ from prefect.tasks import Task
 
 from prefect_xai_video.artifacts import ProgressArtifact
 from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
+from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.errors import XaiVideoError
+from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 from prefect_xai_video.generation import Generation, OnUnknown
 from prefect_xai_video.inputs import resolve_inputs
 from prefect_xai_video.keys import derive_key, outermost_run_id
-from prefect_xai_video.receipts import Receipt, Video, check_key
+from prefect_xai_video.receipts import Receipt, Video
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
@@ -105,7 +108,7 @@ async def astart_video(
         StorageError: If the store can't be used.
     """
     credentials = credentials or XaiCredentials.from_environment()
-    settings = XaiVideoSettings()
+    settings = XaiVideoSettings.current()
     request = build_request(
         prompt,
         model=model,
@@ -118,12 +121,15 @@ async def astart_video(
     )
     for warning in check_limits(request, settings.validation):
         get_run_logger().warning(warning)
-    key = await derive_key(request) if key is None else check_key(key)
+    begun = datetime.now(UTC)
     async with _generation(credentials, storage) as generation:
         request = await resolve_inputs(request, generation.store.s3_credentials)
+        key = derive_key(request) if key is None else key
         receipt = await generation.start(
-            request, key, flow_run_id=await outermost_run_id(), regenerate=regenerate, on_unknown=on_unknown
+            request, key, flow_run_id=outermost_run_id(), regenerate=regenerate, on_unknown=on_unknown
         )
+    if receipt.attempt.started_at < begun:
+        get_run_logger().info("Key %s is %s already: nothing is sent", key, receipt.state)
     return receipt
 
 
@@ -142,7 +148,7 @@ async def aget_video(request_id: str, *, credentials: XaiCredentials | None = No
         MissingCredentials: If there is no API key.
         ApiError: If there is no answer to be had.
     """
-    async with (credentials or XaiCredentials.from_environment()).get_client() as client:
+    async with _client(credentials) as client:
         return await client.get(request_id)
 
 
@@ -174,7 +180,7 @@ async def await_for_video(
         StorageError: If the receipt can't be read or written.
     """
     key = _key_of(receipt)
-    timeout = XaiVideoSettings().timeout_seconds if timeout_seconds is None else timeout_seconds
+    timeout = check_timeout(timeout_seconds)
     try:
         async with _generation(credentials, storage, ProgressArtifact(f"Rendering {key}")) as generation:
             return await generation.wait(key, timeout=timeout)
@@ -213,10 +219,31 @@ async def asave_video(
         return await generation.save(_key_of(receipt))
 
 
+def check_timeout(timeout_seconds: float | None) -> float:
+    """Check how long to wait, in seconds; the setting `TIMEOUT_SECONDS` where nothing is given.
+
+    Raises:
+        InvalidRequest: If it is no time to wait.
+    """
+    if timeout_seconds is None:
+        return XaiVideoSettings.current().timeout_seconds
+    if isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf:
+        return timeout_seconds
+    raise InvalidRequest(f"timeout_seconds: {timeout_seconds!r} is not allowed; allowed: seconds above 0.")
+
+
 start_video = task(name="start_video", **_OPTIONS)(synchronous(astart_video.fn))
 get_video = task(name="get_video", **_OPTIONS)(synchronous(aget_video.fn))
 wait_for_video = task(name="wait_for_video", **_OPTIONS)(synchronous(await_for_video.fn))
 save_video = task(name="save_video", **_OPTIONS)(synchronous(asave_video.fn))
+
+
+def _client(credentials: XaiCredentials | None) -> XaiVideoClient:
+    if credentials is not None and not isinstance(credentials, XaiCredentials):
+        raise InvalidRequest(
+            f"credentials: a {type(credentials).__name__} is not allowed; allowed: an XaiCredentials block."
+        )
+    return (credentials or XaiCredentials.from_environment()).get_client()
 
 
 @asynccontextmanager
@@ -224,9 +251,8 @@ async def _generation(
     credentials: XaiCredentials | None, storage: Storage | None, progress: ProgressArtifact | None = None
 ) -> AsyncIterator[Generation]:
     """The engine with what a task gives it, speaking through the run's log."""
-    settings = XaiVideoSettings()
-    credentials = credentials or XaiCredentials.from_environment()
-    async with credentials.get_client() as client:
+    settings = XaiVideoSettings.current()
+    async with _client(credentials) as client:
         yield Generation(
             client,
             open_store(storage, settings.home),

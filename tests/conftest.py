@@ -16,6 +16,7 @@ for name in ("XAI_API_KEY", "XAI_BASE_URL"):
     os.environ.pop(name, None)
 
 import pytest
+from api_key import API_KEY
 from prefect.filesystems import LocalFileSystem
 from prefect.testing.utilities import prefect_test_harness
 from prefect_aws import AwsCredentials, S3Bucket
@@ -24,7 +25,6 @@ from prefect_aws.client_parameters import AwsClientParameters
 from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
 
-API_KEY = "xai-test-key-that-nobody-may-see"
 RENDER_SECONDS = 0.3
 
 

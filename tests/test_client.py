@@ -14,6 +14,7 @@ from prefect_xai_video.errors import (
     AuthenticationFailed,
     DownloadError,
     InvalidRequest,
+    MissingCredentials,
     RateLimited,
     RequestRejected,
     ServiceUnavailable,
@@ -84,6 +85,7 @@ async def test_a_post_is_sent_again_where_it_was_surely_refused(refusal):
         (answer("200 OK", b'{"request_id":null}'), 200),
         (answer("200 OK", ACCEPTED, length=10_000), None),
         (b"no HTTP at all\r\n\r\n", None),
+        (answer("200 OK", b"no gzip", "Content-Encoding: gzip"), None),
     ],
 )
 async def test_a_post_of_unknown_outcome_is_never_sent_again(outcome, status):
@@ -129,6 +131,11 @@ async def test_a_refusal_is_told_once_with_what_the_service_said(refusal, kind, 
     assert len(sent) == 1
 
 
+async def test_a_refusal_that_quotes_the_prompt_does_not_reach_the_error():
+    error, _ = await start([answer("400 Bad Request", b'{"error":"Prompt \'A cat\' is not allowed"}')])
+    assert str(error).startswith("xAI rejects the request: Prompt '…' is not allowed")
+
+
 async def test_a_refusal_that_repeats_the_key_does_not_reach_the_error():
     error, _ = await start([answer("401 Unauthorized", f'{{"error":"Bad key {KEY}"}}'.encode())])
     assert KEY not in str(error)
@@ -154,6 +161,7 @@ async def test_a_refusal_that_lasts_is_given_up_and_may_be_tried_later():
 async def test_a_retry_after_beyond_patience_ends_the_call_and_is_handed_on():
     error, sent = await start([answer("429 Too Many Requests", TOO_MANY, "Retry-After: 3600"), ACCEPTED])
     assert error.retry_after == 3600
+    assert not error.transient
     assert len(sent) == 1
 
 
@@ -205,13 +213,18 @@ async def test_an_unknown_request_id_is_not_asked_for_again():
 
 
 async def check_key(body, status="200 OK"):
-    with ScriptedServer([answer(status, json.dumps(body).encode())]) as server:
+    with ScriptedServer([answer(status, json.dumps(body).encode())] * QUICK.attempts) as server:
         async with client(server) as xai:
             return await xai.check_key()
 
 
 async def test_a_key_is_checked_for_free():
     assert (await check_key({"name": "team", "acls": ["*"], "team_blocked": False}))["name"] == "team"
+
+
+async def test_an_answer_that_is_not_xais_is_no_proof_of_a_key():
+    with pytest.raises(ServiceUnavailable, match="base URL"):
+        await check_key({"hello": "world"})
 
 
 async def test_a_blocked_key_is_an_error():
@@ -314,3 +327,18 @@ async def test_a_disk_that_takes_no_more_is_a_storage_error(tmp_path):
 def test_the_key_is_never_sent_in_clear(base_url):
     with pytest.raises(InvalidRequest, match="base_url"):
         XaiVideoClient(KEY, base_url)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "a\nb", "kéy"])
+def test_what_can_not_be_a_key_is_never_sent_nor_repeated(key):
+    with pytest.raises(MissingCredentials) as caught:
+        XaiVideoClient(key)
+    assert not key or key not in str(caught.value)
+
+
+async def test_a_request_id_can_not_lead_elsewhere():
+    with ScriptedServer([answer("404 Not Found")]) as server:
+        async with client(server) as xai:
+            with pytest.raises(RequestRejected):
+                await xai.get("../api-key?\n")
+    assert server.requests[0].startswith("GET /v1/videos/..%2Fapi-key%3F%0A HTTP")

@@ -1,9 +1,9 @@
 import pytest
-from conftest import API_KEY
+from api_key import API_KEY
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 from prefect_xai_video import XaiCredentials
-from prefect_xai_video.errors import AuthenticationFailed, MissingCredentials
+from prefect_xai_video.errors import AuthenticationFailed, MissingCredentials, XaiVideoError
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -31,7 +31,7 @@ def test_a_missing_key_is_one_clear_error(monkeypatch, key):
 
 @pytest.mark.parametrize("key", ["", "two words", "kéy", "a\nb"])
 def test_what_can_not_be_a_key_is_refused_without_repeating_it(key):
-    with pytest.raises(ValueError, match="an API key is needed") as caught:
+    with pytest.raises(ValueError, match="An API key is needed") as caught:
         XaiCredentials(api_key=key)
     assert not key or repr(key) not in str(caught.value)
 
@@ -40,7 +40,18 @@ def test_the_key_is_in_no_representation(xai):
     assert API_KEY not in repr(xai) + str(xai) + xai.model_dump_json()
 
 
-@pytest.mark.parametrize("url", ["http://api.x.ai/v1", "api.x.ai"])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("XAI_API_KEY", "two words"), ("XAI_BASE_URL", "http://api.x.ai/v1")]
+)
+def test_a_bad_environment_is_one_sentence_that_names_the_variable(monkeypatch, variable, value):
+    monkeypatch.setenv("XAI_API_KEY", API_KEY)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(XaiVideoError, match=f"^{variable}: ") as caught:
+        XaiCredentials.from_environment()
+    assert "two words" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://api.x.ai/v1", "api.x.ai", "data:foo"])
 def test_a_base_url_in_clear_is_refused(url):
     with pytest.raises(ValueError, match="base_url"):
         XaiCredentials(api_key="k", base_url=url)

@@ -1,20 +1,23 @@
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import API_KEY
+from api_key import API_KEY
 from scripted import CUT, SILENCE, ScriptedServer, answer
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient, generation
 from prefect_xai_video.errors import (
     DownloadError,
+    InvalidRequest,
     KeyConflict,
     RateLimited,
     RequestRejected,
     StorageError,
     SubmissionUnknown,
+    VideoExpired,
     VideoFailed,
     VideoModerated,
     VideoTimeout,
@@ -233,10 +236,13 @@ async def test_a_reply_that_comes_after_its_claim_was_given_up_is_not_lost(local
     async with scripted([ACCEPTED], local) as (engine, _):
         submit = engine.client.submit
 
-        async def slow(request):
+        async def give_up():
             held = await local.read("cat")
             await local.replace(held, held.receipt.unknown(SubmissionUnknown("given up")))
-            return await submit(request)
+
+        def slow(request):
+            asyncio.run(give_up())
+            return submit(request)
 
         engine.client.submit = slow
         receipt = await engine.start(REQUEST, "cat")
@@ -247,17 +253,16 @@ async def test_a_reply_that_comes_after_its_claim_was_given_up_is_not_lost(local
 async def test_a_cancelled_start_still_learns_its_request_id(local):
     async with scripted([ACCEPTED], local) as (engine, server):
         submit = engine.client.submit
-        sent = asyncio.Event()
 
-        async def slow(request):
-            request_id = await submit(request)
-            sent.set()
-            await asyncio.sleep(0.3)
+        def slow(request):
+            request_id = submit(request)
+            time.sleep(0.3)
             return request_id
 
         engine.client.submit = slow
         starting = asyncio.create_task(engine.start(REQUEST, "cat"))
-        await sent.wait()
+        while not server.requests:
+            await asyncio.sleep(0.01)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
@@ -330,3 +335,74 @@ async def test_done_without_a_url_is_an_error_with_the_request_id(local):
         with pytest.raises(DownloadError, match="no URL") as caught:
             await make(engine, "cat")
     assert caught.value.request_id
+
+
+async def test_a_claim_that_was_replaced_meanwhile_waits_for_the_one_that_replaced_it(local, monkeypatch):
+    monkeypatch.setattr(generation, "CLAIM_WAIT_SECONDS", 0.05)
+    async with scripted([ACCEPTED], local) as (engine, _):
+        submit = engine.client.submit
+
+        async def replace_claim():
+            held = await local.read("cat")
+            held = await local.replace(held, held.receipt.unknown(SubmissionUnknown("given up")))
+            await local.replace(held, held.receipt.sent_again(REQUEST, "resubmit"))
+
+        def slow(request):
+            asyncio.run(replace_claim())
+            return submit(request)
+
+        engine.client.submit = slow
+        starting = asyncio.create_task(engine.start(REQUEST, "cat"))
+        while (held := await local.read("cat")) is None or held.receipt.attempts[0].request_id is None:
+            await asyncio.sleep(0.01)
+        await local.replace(held, held.receipt.submitted("second"))
+        receipt = await starting
+    assert receipt.request_id == "second"
+    assert receipt.attempts[0].request_id == "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
+
+
+@pytest.mark.parametrize("flags", [{"regenerate": "false"}, {"on_unknown": "Resubmit"}, {"on_unknown": True}])
+async def test_flags_that_cost_money_are_taken_at_their_word_only(local, flags):
+    async with scripted([], local) as (engine, _):
+        with pytest.raises(InvalidRequest, match=next(iter(flags))):
+            await engine.start(REQUEST, "cat", **flags)
+    assert await local.read("cat") is None
+
+
+async def test_a_file_of_somebody_else_is_not_overwritten(engine, local, submissions):
+    mine = Generation(engine.client, local, SCHEDULE)
+    (local.root / "cat.mp4").write_bytes(b"an original")
+    with pytest.raises(StorageError, match=r"cat\.mp4 already, but no receipt"):
+        await make(mine, "cat")
+    assert (local.root / "cat.mp4").read_bytes() == b"an original"
+    assert submissions() == 0
+
+
+async def test_an_object_of_somebody_else_is_not_overwritten(bucket, aws, emulator, submissions):
+    aws.get_s3_client().put_object(Bucket="videos", Key=f"{bucket.bucket_folder}/cat.mp4", Body=b"an original")
+    async with XaiVideoClient(API_KEY, emulator.base_url) as client:
+        with pytest.raises(StorageError, match="no receipt"):
+            await make(Generation(client, open_store(bucket, None), SCHEDULE), "cat")
+    assert submissions() == 0
+
+
+@pytest.mark.parametrize("hours", [1, 48])
+async def test_a_request_that_xai_no_longer_knows_has_expired_after_a_day(local, hours):
+    receipt = Receipt.claim("cat", REQUEST)
+    long_ago = datetime.now(UTC) - timedelta(hours=hours)
+    attempt = receipt.attempt.model_copy(update={"started_at": long_ago})
+    await local.create(receipt.model_copy(update={"attempts": (attempt,)}).submitted("aged"))
+    unknown = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
+    async with scripted([unknown], local) as (engine, _):
+        with pytest.raises(VideoExpired if hours > 24 else RequestRejected) as caught:
+            await engine.wait("cat", timeout=5)
+    assert caught.value.request_id == "aged"
+
+
+async def test_a_receipt_that_can_neither_be_read_nor_created_is_told(local, monkeypatch):
+    monkeypatch.setattr(generation, "OVERTAKEN_WAIT_SECONDS", 0)
+    local.root.mkdir(exist_ok=True)
+    (local.root / "cat.json").symlink_to("nowhere")
+    async with scripted([], local) as (engine, _):
+        with pytest.raises(StorageError, match="neither be read nor be created"):
+            await engine.start(REQUEST, "cat")

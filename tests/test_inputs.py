@@ -50,8 +50,8 @@ async def test_good_inline_data_stays_as_it_is():
     [
         ("missing.png", None, "No such file"),
         ("empty.png", b"", "is empty"),
-        ("text.png", b"no image at all", "a PNG, JPEG or WebP image is"),
-        ("video.png", MP4, "a PNG, JPEG or WebP image is"),
+        ("text.png", b"no image at all", "allowed: a PNG, JPEG or WebP image"),
+        ("video.png", MP4, "allowed: a PNG, JPEG or WebP image"),
     ],
 )
 async def test_a_file_that_is_no_image_is_refused_by_name(tmp_path, name, content, text):
@@ -80,7 +80,7 @@ async def test_a_file_too_large_to_be_sent_inline_is_refused_unread(tmp_path):
 async def test_an_image_is_no_video(tmp_path):
     path = tmp_path / "cat.mp4"
     path.write_bytes(PNG)
-    with pytest.raises(InvalidRequest, match=r"video_url.*an MP4 video is"):
+    with pytest.raises(InvalidRequest, match=r"video_url.*allowed: an MP4 video"):
         await video(path)
 
 
@@ -95,6 +95,9 @@ async def test_an_image_is_no_video(tmp_path):
         ("http://example.com/cat.png", "https://"),
         ("ftp://example.com/cat.png", "https://"),
         ("https:///cat.png", "https://"),
+        ("https://[bad/cat.png", "https://"),
+        ("https:/b.s3.amazonaws.com/cat.png?X-Amz-Signature=s3cr3t", "No such file"),
+        ("DATA:image/png;base64,s3cr3t", "data:image/png;base64"),
         ("s3://bucket", "s3://bucket/key"),
     ],
 )
@@ -102,6 +105,7 @@ async def test_a_url_that_can_not_be_an_image_is_refused(url, text):
     with pytest.raises(InvalidRequest, match="image_url") as caught:
         await image(url)
     assert text in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
 
 
 async def test_an_s3_object_becomes_a_url_that_anybody_can_read(aws, bucket):

@@ -28,14 +28,14 @@ def simulate(renders, report):
 @pytest.mark.parametrize("noise", [0, 2, 5])
 def test_with_noisy_progress_five_polls_find_the_end_within_a_second(noise):
     random.seed(1)
-    polls, delay = simulate(20_000, lambda true: round(min(max(random.gauss(true, noise), 0), 99)))
+    polls, delay = simulate(8_000, lambda true: round(min(max(random.gauss(true, noise), 0), 99)))
     assert polls <= 5
     assert delay <= 1
 
 
 def test_without_progress_nine_polls_find_the_end_within_three_seconds():
     random.seed(1)
-    polls, delay = simulate(20_000, lambda true: None)
+    polls, delay = simulate(8_000, lambda true: None)
     assert polls <= 9
     assert delay <= 3
 

@@ -143,6 +143,12 @@ def test_maybe_paid_is_false_only_while_all_was_refused():
         (lambda told: {name: value for name, value in told.items() if name != "attempts"}, "attempts"),
         (lambda told: told | {"surprise": 1}, "surprise"),
         (lambda told: [told], "no receipt"),
+        (lambda told: told | {"attempts": []}, "attempts"),
+        (lambda told: told | {"state": "stored"}, "stored without a file"),
+        (
+            lambda told: told | {"request_id": None, "attempts": [told["attempts"][0] | {"request_id": None}]},
+            "without a request id",
+        ),
     ],
 )
 def test_what_is_no_receipt_of_this_version_is_refused(edit, text):

@@ -200,3 +200,21 @@ async def test_a_receipt_on_disk_is_readable_json(tmp_path):
     await LocalStore(tmp_path).create(claimed("cat"))
     assert json.loads((tmp_path / "cat.json").read_text())["state"] == "sending"
     assert Path(tmp_path / "cat.json").read_text().startswith("{\n  ")
+
+
+async def test_what_a_directory_does_not_let_be_locked_is_told_before_anything_is_paid(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(StorageError, match=r"\.lock can't be written"):
+        await LocalStore(tmp_path).create(claimed("cat"))
+    assert not (tmp_path / "cat.json").exists()
+
+
+def test_a_home_of_nobody_is_one_sentence():
+    with pytest.raises(StorageError, match="nosuchuser"):
+        LocalStore(Path("~nosuchuser/videos"))
+
+
+async def test_an_endpoint_that_is_none_is_one_sentence():
+    credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(endpoint_url="no url"))
+    with pytest.raises(StorageError, match="Invalid endpoint"):
+        await of(credentials).read("cat")

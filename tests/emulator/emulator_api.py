@@ -1,5 +1,6 @@
 """Calls on an emulator over real HTTP."""
 
+import base64
 import io
 import time
 
@@ -60,6 +61,18 @@ class Api:
 
     def ledger(self) -> dict:
         return self.anonymous.get(self.base_url.removesuffix("/v1") + "/emulator/ledger").json()
+
+
+def grey_clip(seconds, size) -> str:
+    """A clip of two grey frames a second, as a data: URL."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=2, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for _ in range(2 * seconds):
+            container.mux(stream.encode(av.VideoFrame(*size, "yuv420p")))
+        container.mux(stream.encode())
+    return f"data:video/mp4;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def frames_of(clip: bytes) -> list:

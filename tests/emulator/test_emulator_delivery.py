@@ -32,9 +32,7 @@ def test_an_upload_that_is_refused_fails_the_request_without_costs(running, loca
         assert api.ledger()["billed_usd"] == "0.00"
 
 
-@pytest.mark.parametrize(
-    "url", ["https://example.invalid/cat.mp4", "http://127.0.0.1:1/cat.mp4", "file:///cat.mp4", "", "http://["]
-)
+@pytest.mark.parametrize("url", ["https://example.invalid/cat.mp4", "http://127.0.0.1:1/cat.mp4", "http://["])
 def test_an_upload_url_that_can_not_be_reached_fails_the_request(api, url):
     answer = api.make(prompt="A cat", duration=1, output={"upload_url": url}).json()
     assert (answer["status"], answer["error"]["code"]) == ("failed", "failed_precondition")

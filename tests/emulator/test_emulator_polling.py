@@ -4,6 +4,7 @@ import base64
 import time
 
 import pytest
+from emulator_api import grey_clip
 
 
 def test_a_pending_video_is_202_with_progress_that_rises_with_time(running):
@@ -124,10 +125,8 @@ def test_inputs_on_this_machine_are_fetched_when_the_video_is_rendered(api, loca
 
 
 def test_an_input_clip_of_a_length_that_is_not_taken_fails_on_the_poll(api):
-    too_short = api.url(prompt="A short one", duration=1)
-    too_long = api.url(prompt="A long one", duration=9, aspect_ratio="1:1")
-    extension = api.make("extensions", prompt="A cat", video={"url": too_short}).json()
-    edit = api.make("edits", prompt="A cat", video={"url": too_long}).json()
+    extension = api.make("extensions", prompt="A cat", video={"url": grey_clip(1, (64, 64))}).json()
+    edit = api.make("edits", prompt="A cat", video={"url": grey_clip(9, (64, 64))}).json()
     assert extension["error"]["message"] == "The video is 1.0 seconds long, which is not supported."
     assert edit["error"]["message"] == "The video is 9.0 seconds long, which is not supported."
 

@@ -1,0 +1,35 @@
+import pytest
+from prefect.settings import get_current_settings
+
+from prefect_xai_video import XaiVideoSettings
+from prefect_xai_video.errors import InvalidRequest
+from prefect_xai_video.polling import PollSchedule
+
+PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
+
+
+def test_the_defaults_are_those_of_the_readme(monkeypatch):
+    for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS"):
+        monkeypatch.delenv(PREFIX + name)
+    settings = XaiVideoSettings.current()
+    assert settings.schedule == PollSchedule(18, 1, 20) == PollSchedule()
+    assert (settings.timeout_seconds, settings.validation) == (1200, "strict")
+    assert settings.home == get_current_settings().home / "xai-video"
+
+
+def test_each_is_read_from_its_variable(monkeypatch, tmp_path):
+    monkeypatch.setenv(f"{PREFIX}HOME", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}TIMEOUT_SECONDS", "5")
+    settings = XaiVideoSettings.current()
+    assert (settings.home, settings.timeout_seconds) == (tmp_path, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("VALIDATION", "lax"), ("TIMEOUT_SECONDS", "soon"), ("FIRST_POLL_SECONDS", "-1"), ("POLL_MIN_SECONDS", "30")],
+)
+def test_a_bad_one_is_one_sentence_that_names_it(monkeypatch, name, value):
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(InvalidRequest, match=name) as caught:
+        XaiVideoSettings.current()
+    assert "\n" not in str(caught.value)
