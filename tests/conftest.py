@@ -77,7 +77,7 @@ def s3_url(tmp_path_factory):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
-    command = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, Path(__file__).with_name("s3_server.py"), str(port)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         for _ in range(300):

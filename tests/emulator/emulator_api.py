@@ -8,6 +8,8 @@ import av
 import httpx
 
 KEY = "xai-a-key-that-must-never-be-logged"
+CAT = {"prompt": "A cat", "duration": 1, "aspect_ratio": "1:1", "generate_audio": False}
+"""A request that is quickly drawn, for tests that do not look at the picture."""
 
 
 class Api:
@@ -40,7 +42,7 @@ class Api:
             response = self.poll(request_id)
             if response.status_code != 202:
                 return response
-            time.sleep(0.02)
+            time.sleep(0.03)
         raise TimeoutError(request_id)
 
     def make(self, kind="generations", **body) -> httpx.Response:

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from emulator_api import CAT
+
 HTTPS = {"url": "https://example.invalid/a"}
 
 
@@ -75,12 +77,12 @@ def test_when_the_credits_are_used_up_the_answer_is_403_and_nothing_is_billed(ru
         assert response.json()["error"].endswith(
             " has either used all available credits or reached its monthly spending limit."
         )
-        api.submit(prompt="A cat", duration=1)
+        api.submit(**CAT)
         assert api.ledger()["billed_usd"] == "0.15"
-        assert api.post(prompt="A cat", duration=1).status_code == 403
+        assert api.post(**CAT).status_code == 403
 
 
 def test_what_failed_gives_its_credits_back(running):
     with running(credits_usd=0.06) as api:
-        api.make(prompt="A cat", duration=1, image={"url": "data:nothing"})
-        assert api.make(prompt="A cat", duration=1).json()["status"] == "done"
+        api.make(**CAT, image={"url": "data:nothing"})
+        assert api.make(**CAT).json()["status"] == "done"

@@ -24,7 +24,7 @@ SIZES = {
 @pytest.fixture(scope="module")
 def shapes(api):
     """The request ids of clips in all sizes, which are drawn side by side."""
-    body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 1}
+    body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 1, "generate_audio": False}
     return {
         (resolution, ratio): api.submit(**body, resolution=resolution, aspect_ratio=ratio)
         for resolution, ratio in SIZES

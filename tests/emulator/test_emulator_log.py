@@ -3,14 +3,14 @@
 import json
 from datetime import UTC, datetime
 
-from emulator_api import KEY
+from emulator_api import CAT, KEY
 
 
 def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_path):
     path = tmp_path / "requests.jsonl"
     path.write_text('{"an": "older line"}\n')
     with running(log=path) as api:
-        request_id = api.submit(prompt="A cat", duration=1, n=4)
+        request_id = api.submit(**CAT, n=4)
         api.wait(request_id)
         api.post(prompt="")
         api.anonymous.get("/videos/abc?verbose=1")
@@ -23,7 +23,7 @@ def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_
         "method": "POST",
         "path": "/v1/videos/generations",
         "status": 200,
-        "body": {"prompt": "A cat", "duration": 1, "n": 4},
+        "body": {**CAT, "n": 4},
         "request_id": request_id,
         "authorization": True,
     }
@@ -34,11 +34,11 @@ def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_
     assert (anonymous["body"], anonymous["authorization"]) == (None, False)
 
 
-def test_whoever_has_an_answer_finds_the_request_in_the_log(running):
-    with running() as api:
-        for number in range(1, 50):
-            assert api.http.get("/api-key").status_code == 200
-            assert len(api.emulator.requests()) == number
+def test_whoever_has_an_answer_finds_the_request_in_the_log(api, emulator):
+    before = len(emulator.requests())
+    for number in range(1, 50):
+        assert api.http.get("/api-key").status_code == 200
+        assert len(emulator.requests()) == before + number
 
 
 def test_the_key_is_never_logged(running, tmp_path):
@@ -51,11 +51,10 @@ def test_the_key_is_never_logged(running, tmp_path):
     assert "another" not in path.read_text()
 
 
-def test_long_data_urls_are_shortened_wherever_they_are(running):
+def test_long_data_urls_are_shortened_wherever_they_are(api, emulator):
     url = "data:image/png;base64," + "A" * 1000
-    with running() as api:
-        api.post(prompt="A cat", reference_images=[{"url": url}, {"url": "https://example.com/" + "a" * 1000}])
-        images = api.emulator.requests()[0]["body"]["reference_images"]
+    api.post(**CAT, reference_images=[{"url": url}, {"url": "https://example.com/" + "a" * 1000}])
+    images = emulator.requests()[-1]["body"]["reference_images"]
     assert images[0]["url"] == f"{url[:64]}... (1022 characters)"
     assert len(images[1]["url"]) == 1020
 

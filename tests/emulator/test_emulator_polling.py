@@ -4,13 +4,13 @@ import base64
 import time
 
 import pytest
-from emulator_api import grey_clip
+from emulator_api import CAT, grey_clip
 
 
 def test_a_pending_video_is_202_with_progress_that_rises_with_time(running):
     with running(render_seconds=0.6) as api:
         begun = time.monotonic()
-        request_id = api.submit(prompt="A cat", duration=1)
+        request_id = api.submit(**CAT)
         seen = []
         while (response := api.poll(request_id)).status_code == 202:
             assert set(response.json()) == {"status", "progress"}
@@ -25,7 +25,7 @@ def test_a_pending_video_is_202_with_progress_that_rises_with_time(running):
 
 
 def test_a_done_video_is_answered_exactly_as_in_the_contract(api):
-    request_id = api.submit(prompt="A cat", duration=1, model="grok-imagine-video-1.5-preview")
+    request_id = api.submit(**CAT, model="grok-imagine-video-1.5-preview")
     response = api.wait(request_id)
     assert response.status_code == 200
     answer = response.json()
@@ -87,7 +87,7 @@ def inline(content, content_type="image/png"):
     ],
 )
 def test_a_bad_image_url_is_accepted_and_fails_on_the_poll_without_costs(api, url):
-    request_id = api.submit(prompt="A cat", duration=1, image={"url": url})
+    request_id = api.submit(**CAT, image={"url": url})
     response = api.wait(request_id)
     assert response.status_code == 200
     answer = response.json()
@@ -101,13 +101,13 @@ def test_a_bad_image_url_is_accepted_and_fails_on_the_poll_without_costs(api, ur
 def test_every_input_image_must_be_a_picture(api, red_url):
     bad = {"url": inline(b"hello")}
     frames = api.make(model="grok-imagine-video-1.5", duration=1, image={"url": red_url}, last_frame=bad)
-    references = api.make(prompt="A cat", duration=1, reference_images=[{"url": red_url}, bad])
+    references = api.make(**CAT, reference_images=[{"url": red_url}, bad])
     assert [answer.json()["status"] for answer in (frames, references)] == ["failed", "failed"]
 
 
 def test_a_picture_is_no_clip_and_a_clip_is_no_picture(api, red_png, clip):
     edit = api.make("edits", prompt="A cat", video={"url": inline(red_png, "video/mp4")})
-    image = api.make(prompt="A cat", duration=1, image={"url": inline(clip)})
+    image = api.make(**CAT, image={"url": inline(clip)})
     assert [answer.json()["status"] for answer in (edit, image)] == ["failed", "failed"]
 
 
@@ -115,7 +115,7 @@ def test_inputs_on_this_machine_are_fetched_when_the_video_is_rendered(api, loca
     local_server.files["/red.png"] = red_png
     local_server.files["/red.html"] = b"<html>no picture</html>"
     good, bad, missing = (
-        api.make(prompt="A cat", duration=1, image={"url": f"{local_server.url}/{name}"}).json()
+        api.make(**CAT, image={"url": f"{local_server.url}/{name}"}).json()
         for name in ("red.png", "red.html", "missing.png")
     )
     assert good["status"] == "done"
@@ -133,4 +133,4 @@ def test_an_input_clip_of_a_length_that_is_not_taken_fails_on_the_poll(api):
 
 @pytest.mark.parametrize("source", [{"url": "https://example.invalid/cat.png"}, {"file_id": "file_1"}])
 def test_what_can_not_be_looked_at_is_taken_as_good(api, source):
-    assert api.make(prompt="A cat", duration=1, image=source).json()["status"] == "done"
+    assert api.make(**CAT, image=source).json()["status"] == "done"

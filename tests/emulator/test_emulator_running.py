@@ -5,18 +5,15 @@ import re
 import runpy
 import signal
 import socket
-import subprocess
 import sys
 import time
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from emulator_api import Api
+from emulator_api import CAT, Api
 
 from prefect_xai_video.emulator import Emulator
-
-COMMAND = [sys.executable, "-m", "prefect_xai_video.emulator"]
 
 
 def port_of(api):
@@ -26,7 +23,7 @@ def port_of(api):
 def test_two_emulators_side_by_side_know_nothing_of_each_other(running):
     with running() as one, running(api_key="another") as other:
         assert one.base_url != other.base_url
-        request_id = one.submit(prompt="A cat", duration=1)
+        request_id = one.submit(**CAT)
         assert one.wait(request_id).status_code == 200
         authorized = {"Authorization": "Bearer another"}
         assert other.anonymous.get(f"/videos/{request_id}", headers=authorized).status_code == 404
@@ -35,7 +32,7 @@ def test_two_emulators_side_by_side_know_nothing_of_each_other(running):
 
 def test_nothing_is_served_after_the_block_and_the_books_stay_open(running):
     with running() as api:
-        api.make(prompt="A cat", duration=1)
+        api.make(**CAT)
         emulator = api.emulator
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{emulator.base_url}/api-key")
@@ -90,39 +87,19 @@ def test_without_pyav_the_command_line_says_so_and_nothing_else_needs_it(monkeyp
     monkeypatch.setattr(sys, "argv", ["emulator"])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit, match=re.escape("install prefect-xai-video[emulator].")):
-        runpy.run_module(COMMAND[2], run_name="__main__")
+        runpy.run_module("prefect_xai_video.emulator", run_name="__main__")
 
 
-def launch(*command):
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """Command lines that all start at once, since each takes seconds to import Prefect."""
-    log = tmp_path_factory.mktemp("log") / "requests.jsonl"
-    options = "--render-seconds 0.1 --url-ttl-seconds 0 --credits 0.12 --requests-per-second 50 --api-key right"
-    started = {
-        "configured": launch(*COMMAND, "--port", "0", *options.split(), "--log", str(log)),
-        "plain": launch(*COMMAND),
-    }
-    started["configured"].log = log
-    yield started
-    for process in started.values():
-        process.kill()
-        process.communicate()
-
-
-def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on_sigterm(processes):
-    process = processes["configured"]
+def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on_sigterm(command_lines):
+    process = command_lines["configured"]
     base_url = process.stdout.readline().strip()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", base_url)
     api = Api(base_url, key="right")
     assert Api(base_url, key="wrong").post(prompt="A cat").status_code == 401
-    url = api.url(prompt="A cat", duration=1)
+    url = api.url(**CAT)
     assert api.anonymous.get(url).status_code == 403
-    api.submit(prompt="A cat", duration=1)
-    assert api.post(prompt="A cat", duration=1).status_code == 403
+    api.submit(**CAT)
+    assert api.post(**CAT).status_code == 403
     statuses = {api.poll("abc").status_code for _ in range(60)}
     assert statuses == {400, 429}
     lines = [json.loads(line) for line in process.log.read_text().splitlines()]
@@ -133,8 +110,8 @@ def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on
     assert (process.stdout.read(), process.stderr.read()) == ("", "")
 
 
-def test_the_command_line_ends_cleanly_on_sigint_while_it_renders(processes):
-    process = processes["plain"]
+def test_the_command_line_ends_cleanly_on_sigint_while_it_renders(command_lines):
+    process = command_lines["plain"]
     api = Api(process.stdout.readline().strip())
     for _ in range(3):
         request_id = api.submit(prompt="A cat", duration=15, resolution="720p")
