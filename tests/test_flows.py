@@ -197,7 +197,7 @@ def test_a_store_that_can_not_be_written_to_is_told_before_anything_is_sent(tmp_
 
 def test_warn_lets_the_service_decide(directory, xai, submissions, monkeypatch, caplog):
     monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_VALIDATION", "warn")
-    with pytest.raises(Exception, match="(?i)duration") as caught:
+    with pytest.raises(Exception, match=r"(?i)duration") as caught:
         make(duration=16, storage=directory, credentials=xai)
     assert caught.value.http_status == 400
     assert "duration: 16 is not allowed" in caplog.text
