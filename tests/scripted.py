@@ -19,7 +19,10 @@ def answer(status: str, body: bytes = b"", *headers: str, length: int | None = N
 
 
 class ScriptedServer:
-    """Answers one connection after the other with the next piece of its script."""
+    """Answers one connection after the other with the next piece of its script.
+
+    A piece is the bytes of an answer, `CUT`, `SILENCE`, or a function that is called to get one of these.
+    """
 
     def __init__(self, script: Iterable[object]) -> None:
         self._script = list(script)
@@ -43,7 +46,7 @@ class ScriptedServer:
             connection.close()
 
     def _serve(self) -> None:
-        for step in self._script:
+        for piece in self._script:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
@@ -51,6 +54,7 @@ class ScriptedServer:
             self._open.append(connection)
             with suppress(OSError):
                 self.requests.append(self._read(connection))
+                step = piece() if callable(piece) else piece
                 if isinstance(step, bytes):
                     connection.sendall(step)
                 if step is not SILENCE:

@@ -64,7 +64,7 @@ def test_each_poll_hands_out_another_url_of_the_same_video(api):
 
 
 def test_a_url_expires_and_the_next_poll_hands_out_one_that_works(running):
-    with running(url_ttl_seconds=0.3) as api:
+    with running(url_ttl_seconds=0.6) as api:
         request_id = api.submit(**CAT)
         first = api.wait(request_id).json()["video"]["url"]
         assert api.anonymous.get(first).status_code == 200

@@ -9,19 +9,22 @@ from emulator_api import CAT, grey_clip
 
 def test_a_pending_video_is_202_with_progress_that_rises_with_time(running):
     with running(render_seconds=0.6) as api:
-        begun = time.monotonic()
+        before = time.monotonic()
         request_id = api.submit(**CAT)
+        after = time.monotonic()
         seen = []
-        while (response := api.poll(request_id)).status_code == 202:
-            assert set(response.json()) == {"status", "progress"}
+        while True:
+            earliest = time.monotonic() - after
+            response = api.poll(request_id)
+            latest = time.monotonic() - before
+            if response.status_code != 202:
+                break
+            assert response.json().keys() == {"status", "progress"}
             assert response.json()["status"] == "pending"
             seen.append(response.json()["progress"])
-            time.sleep(0.02)
-        assert time.monotonic() - begun >= 0.6
-        assert seen == sorted(seen)
-        assert seen[0] < 20
-        assert 60 < seen[-1] < 100
-        assert len(set(seen)) >= 5
+            assert min(99, int(100 * earliest / 0.6)) <= seen[-1] <= min(99, int(100 * latest / 0.6))
+        assert latest >= 0.6
+        assert len(set(seen)) >= 3
 
 
 def test_a_done_video_is_answered_exactly_as_in_the_contract(api):
@@ -52,7 +55,7 @@ def test_polls_are_answered_at_once_while_clips_are_drawn(running):
             times.append(time.monotonic() - begun)
             assert response.status_code == 202, "the clip was drawn before it could be polled"
             assert response.json()["progress"] == 99
-        assert sorted(times)[20] < 0.1
+        assert max(times) < 1
 
 
 def test_moderation_is_400_once_rendered_and_billed_in_full(api):
