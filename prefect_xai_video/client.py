@@ -212,6 +212,8 @@ class XaiVideoClient:
             answer = self._posts.post(
                 f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
             )
+        except httpx.InvalidURL as error:
+            raise RequestRejected(f"The base URL {self.base_url!r} is not valid: {error}.") from None
         except _NOT_SENT as error:
             raise ServiceUnavailable(f"No connection to {self.base_url}: {_reason(error)}.") from error
         except httpx.RequestError as error:

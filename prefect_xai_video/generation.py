@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -221,7 +222,10 @@ class Generation:
 
     async def _submit(self, request: VideoRequest, held: Held) -> Receipt:
         """Send the one POST of a claim, and write down what became of it, even if this task is cancelled."""
-        posting = asyncio.get_running_loop().run_in_executor(None, self.client.submit, request)
+        # A thread of its own: in a queue it would be sent at a time when nobody waits for it any more.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="xai-video-post")
+        posting = asyncio.get_running_loop().run_in_executor(thread, self.client.submit, request)
+        thread.shutdown(wait=False)
         try:
             await asyncio.wait({posting})
             return await self._note(posting, held)
@@ -247,13 +251,15 @@ class Generation:
             )
         else:
             error = posting.exception()
-        if isinstance(error, SubmissionUnknown):
-            await self._note_failure(held, Receipt.unknown, error)
-            raise _unknown(held.receipt.unknown(error)) from error
-        if isinstance(error, XaiVideoError):
+        if error is None:
+            return await self._note_request_id(posting.result(), held)
+        if isinstance(error, XaiVideoError) and error.resend_safe:
             await self._note_failure(held, Receipt.refused, error)
             raise error
-        return await self._note_request_id(posting.result(), held)
+        if not isinstance(error, SubmissionUnknown):
+            error = SubmissionUnknown(f"The submission ended in a way that nobody foresaw: {type(error).__name__}.")
+        await self._note_failure(held, Receipt.unknown, error)
+        raise _unknown(held.receipt.unknown(error)) from error
 
     async def _note_request_id(self, request_id: str, held: Held) -> Receipt:
         claim = held.receipt.attempt.claim

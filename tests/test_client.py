@@ -342,3 +342,9 @@ async def test_a_request_id_can_not_lead_elsewhere():
             with pytest.raises(RequestRejected):
                 await xai.get("../api-key?\n")
     assert server.requests[0].startswith("GET /v1/videos/..%2Fapi-key%3F%0A HTTP")
+
+
+async def test_a_base_url_that_is_none_is_a_refusal():
+    async with XaiVideoClient(KEY, "https://127.0.0.1:port/v1") as xai:
+        with pytest.raises(RequestRejected, match="base URL"):
+            await xai.start(REQUEST)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -406,3 +407,24 @@ async def test_a_receipt_that_can_neither_be_read_nor_created_is_told(local, mon
     async with scripted([], local) as (engine, _):
         with pytest.raises(StorageError, match="neither be read nor be created"):
             await engine.start(REQUEST, "cat")
+
+
+async def test_what_nobody_foresaw_during_a_post_is_of_unknown_outcome(local):
+    async with scripted([], local) as (engine, _):
+        engine.client.submit = lambda request: {}["a defect"]
+        with pytest.raises(SubmissionUnknown, match="KeyError"):
+            await engine.start(REQUEST, "cat")
+    assert (await local.read("cat")).receipt.state == "unknown"
+
+
+async def test_many_slow_posts_do_not_queue_behind_each_other(local):
+    async with scripted([], local) as (engine, _):
+        under_way = threading.Barrier(40)
+
+        def slow(request):
+            under_way.wait(30)
+            return "id"
+
+        engine.client.submit = slow
+        receipts = await asyncio.gather(*(engine.start(REQUEST, f"cat-{n}") for n in range(40)))
+    assert {receipt.state for receipt in receipts} == {"submitted"}
