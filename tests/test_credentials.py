@@ -6,6 +6,7 @@ from prefect_xai_video import XaiCredentials
 from prefect_xai_video.errors import AuthenticationFailed, MissingCredentials, XaiVideoError
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("prefect_server")
 class TestXaiCredentialsBlock(BlockStandardTestSuite):
     @pytest.fixture

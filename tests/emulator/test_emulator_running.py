@@ -90,6 +90,7 @@ def test_without_pyav_the_command_line_says_so_and_nothing_else_needs_it(monkeyp
         runpy.run_module("prefect_xai_video.emulator", run_name="__main__")
 
 
+@pytest.mark.smoke
 def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on_sigterm(command_lines):
     process = command_lines["configured"]
     base_url = process.stdout.readline().strip()
