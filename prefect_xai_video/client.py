@@ -7,6 +7,7 @@ to the API host and nowhere else: downloads have a connection pool of their own,
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -160,10 +161,8 @@ class XaiVideoClient:
         self.timeouts = timeouts
         self.retries = retries
         user_agent = {"User-Agent": f"prefect-xai-video/{version('prefect-xai-video')}"}
-        headers = user_agent | {"Authorization": f"Bearer {self._key}"}
-        # A POST that dies on an idle connection can't be told from one whose reply was lost: keep none.
-        self._posts = httpx.Client(headers=headers, limits=httpx.Limits(max_keepalive_connections=0), verify=_tls())
-        self._api = httpx.AsyncClient(headers=headers, transport=transport, verify=_tls())
+        self._headers = user_agent | {"Authorization": f"Bearer {self._key}"}
+        self._api = httpx.AsyncClient(headers=self._headers, transport=transport, verify=_tls())
         self._plain = httpx.AsyncClient(headers=user_agent, follow_redirects=True, transport=transport, verify=_tls())
 
     async def __aenter__(self) -> Self:
@@ -176,7 +175,6 @@ class XaiVideoClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        self._posts.close()
         await self._api.aclose()
         await self._plain.aclose()
 
@@ -209,9 +207,11 @@ class XaiVideoClient:
         """
         body = request.body()
         try:
-            answer = self._posts.post(
-                f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
-            )
+            # A connection of its own: one that dies while it is idle can't be told from one whose reply was lost.
+            with httpx.Client(headers=self._headers, verify=_tls()) as connection:
+                answer = connection.post(
+                    f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
+                )
         except httpx.InvalidURL as error:
             raise RequestRejected(f"The base URL {self.base_url!r} is not valid: {error}.") from None
         except _NOT_SENT as error:
@@ -324,8 +324,8 @@ class XaiVideoClient:
 
     def _error(self, answer: httpx.Response, request_id: str | None = None, prompt: str = "") -> ApiError:
         """The error that an answer stands for. Whatever the server says, it repeats neither key nor prompt."""
-        code, text = parse_error(answer.content)
-        said = without_prompt((text or answer.reason_phrase or "no text").replace(self._key, "***"), prompt)
+        code, text = parse_error(answer.content.replace(self._key.encode(), b"***"))
+        said = without_prompt(text or answer.reason_phrase or "no text", prompt)
         kind = _kind_of(answer.status_code, said)
         retry_after = _retry_after(answer)
         too_long = (retry_after or 0) > self.retries.longest_retry_after
@@ -470,7 +470,7 @@ def _retry_after(answer: httpx.Response) -> float | None:
     if not value:
         return None
     try:
-        return max(float(value), 0)
+        return max(float(value), 0) if math.isfinite(float(value)) else None
     except ValueError:
         pass
     try:

@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +38,8 @@ from prefect_xai_video.stores import Held, Overtaken, VideoStore
 OnUnknown = Literal["raise", "resubmit"]
 
 CLAIM_SECONDS = 120
-"""A claim older than this counts as left behind by a crash: a POST is answered or given up in half that time. Should
-its reply come all the same, it is noted."""
+"""A claim older than this counts as left behind by a crash: a POST is hardly ever under way for half that time.
+Should its reply come all the same, it is noted."""
 
 CLAIM_WAIT_SECONDS = 1.0
 """Between two looks at somebody else's claim."""
@@ -124,8 +125,8 @@ class Generation:
                             return held.receipt
                         self.on_change(held.receipt)
                         receipt = await self._submit(request, held)
-                        if receipt.state != "sending":
-                            return receipt
+                        if receipt.state not in {"sending", "refused"}:
+                            return _usable(receipt)
         raise AssertionError("unreachable")
 
     async def wait(self, key: str, *, timeout: float) -> Receipt:
@@ -221,45 +222,38 @@ class Generation:
         return held
 
     async def _submit(self, request: VideoRequest, held: Held) -> Receipt:
-        """Send the one POST of a claim, and write down what became of it, even if this task is cancelled."""
-        # A thread of its own: in a queue it would be sent at a time when nobody waits for it any more.
+        """Send the one POST of a claim, and write down what became of it, even if this task is cancelled.
+
+        Both happen in a thread of their own, which no cancellation reaches and which waits in no queue.
+        """
+        context = copy_context()
         thread = ThreadPoolExecutor(1, thread_name_prefix="xai-video-post")
-        posting = asyncio.get_running_loop().run_in_executor(thread, self.client.submit, request)
+        posting = asyncio.get_running_loop().run_in_executor(
+            thread, lambda: context.run(asyncio.run, self._send_and_note(request, held))
+        )
         thread.shutdown(wait=False)
         try:
-            await asyncio.wait({posting})
-            return await self._note(posting, held)
+            return await asyncio.shield(posting)
         except asyncio.CancelledError:
-            # The POST goes on in its thread, and only its reply holds the request id.
+            # The thread goes on by itself; this gives it time where the process is about to end.
+            posting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             await asyncio.wait({posting}, timeout=CLEANUP_SECONDS)
-            with suppress(XaiVideoError):
-                await self._note(posting, held)
             raise
 
-    async def _note(self, posting: "asyncio.Future[str]", held: Held) -> Receipt:
-        """Write down how a POST ended; doing so twice changes nothing.
-
-        Raises:
-            SubmissionUnknown: If it may have been accepted.
-            ApiError: If it was refused.
-            StorageError: If it was accepted, but its request id could not be written down.
-        """
-        if not posting.done():
-            posting.add_done_callback(_log_late_reply)
-            error: BaseException | None = SubmissionUnknown(
-                "The run was cancelled before its submission was answered."
-            )
-        else:
-            error = posting.exception()
-        if error is None:
-            return await self._note_request_id(posting.result(), held)
-        if isinstance(error, XaiVideoError) and error.resend_safe:
+    async def _send_and_note(self, request: VideoRequest, held: Held) -> Receipt:
+        try:
+            request_id = self.client.submit(request)
+        except SubmissionUnknown as error:
+            unknown = error
+        except XaiVideoError as error:
             await self._note_failure(held, Receipt.refused, error)
-            raise error
-        if not isinstance(error, SubmissionUnknown):
-            error = SubmissionUnknown(f"The submission ended in a way that nobody foresaw: {type(error).__name__}.")
-        await self._note_failure(held, Receipt.unknown, error)
-        raise _unknown(held.receipt.unknown(error)) from error
+            raise
+        except Exception as error:
+            unknown = SubmissionUnknown(f"The submission ended in a way that nobody foresaw: {type(error).__name__}.")
+        else:
+            return await self._note_request_id(request_id, held)
+        await self._note_failure(held, Receipt.unknown, unknown)
+        raise _unknown(held.receipt.unknown(unknown)) from unknown
 
     async def _note_request_id(self, request_id: str, held: Held) -> Receipt:
         claim = held.receipt.attempt.claim
@@ -267,10 +261,11 @@ class Generation:
             async for attempt in self.client.retries.of(lambda error: True):
                 with attempt:
                     held = await self._change(held, lambda receipt: receipt.late_reply(claim, request_id))
-        except StorageError as error:
+        except Exception as error:
             # Nobody else knows this id: trying again would only find a claim that was left behind.
-            error.request_id, error.transient = request_id, False
-            raise
+            logger.critical("xAI accepted request %s, but its receipt could not be written", request_id)
+            message = error.message if isinstance(error, XaiVideoError) else f"Its receipt can't be written: {error}."
+            raise StorageError(message, request_id=request_id, transient=False) from error
         return held.receipt
 
     async def _note_failure(
@@ -410,11 +405,6 @@ def _check_flags(regenerate: object, on_unknown: object) -> None:
         raise InvalidRequest(f"regenerate: {regenerate!r} is not allowed; allowed: True, False.")
     if on_unknown not in {"raise", "resubmit"}:
         raise InvalidRequest(f"on_unknown: {on_unknown!r} is not allowed; allowed: 'raise', 'resubmit'.")
-
-
-def _log_late_reply(posting: "asyncio.Future[str]") -> None:
-    if not posting.cancelled() and posting.exception() is None:
-        logger.error("A cancelled run's submission was accepted after all, as request %s", posting.result())
 
 
 def _may_be_replaced(receipt: Receipt, regenerate: bool) -> bool:

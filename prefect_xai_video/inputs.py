@@ -5,7 +5,6 @@ import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.requests import InputKind, VideoRequest, decode_inline, wire_url
@@ -103,19 +102,19 @@ def _presign(field: str, value: str, s3_credentials: Any) -> str:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
     from prefect_aws import AwsCredentials  # noqa: PLC0415
 
-    parts = urlsplit(value)
-    bucket, key = parts.netloc, parts.path.lstrip("/")
+    bucket, _, key = value[len("s3://") :].partition("/")
     if not bucket or not key:
-        raise InvalidRequest(f"{field}: {value!r} is not allowed; allowed: s3://bucket/key.")
+        raise InvalidRequest(f"{field}: {_shown(value)!r} is not allowed; allowed: s3://bucket/key.")
     place: dict[str, Any] = {"Bucket": bucket, "Key": key}
     try:
         client = (s3_credentials or AwsCredentials()).get_s3_client()
         size = client.head_object(**place)["ContentLength"]
         url: str = client.generate_presigned_url("get_object", Params=place, ExpiresIn=PRESIGNED_SECONDS)
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ValueError) as error:
         raise InvalidRequest(
-            f"{field}: {value!r} can't be read ({error}); allowed: an object that the storage's credentials may read."
+            f"{field}: {_shown(value)!r} can't be read ({error}); "
+            f"allowed: an object that the storage's credentials may read."
         ) from None
     if not size:
-        raise InvalidRequest(f"{field}: {value!r} is empty.")
+        raise InvalidRequest(f"{field}: {_shown(value)!r} is empty.")
     return wire_url(url, field)

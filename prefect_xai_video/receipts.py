@@ -315,16 +315,20 @@ class Receipt(_Frozen):
     def late_reply(self, claim: str, request_id: str) -> Self:
         """Note a request id whose claim was given up meanwhile, so that it is never lost.
 
-        If the claim is still the current attempt, this is its submission; otherwise it is written beside the
-        old attempt, and the state stays.
+        If the claim is still the current attempt, this is its submission. Otherwise it is written beside the old
+        attempt, which becomes the current one again where the later ones were refused or are of unknown outcome.
         """
         if self.attempt.claim == claim:
             return self.submitted(request_id) if self.request_id is None else self
-        change = {"request_id": request_id, "outcome": "submitted", "outcome_at": _now()}
+        change = {"request_id": request_id, "outcome": "submitted", "outcome_at": _now(), "failure": None}
         attempts = [
             attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
         ]
-        return self.model_copy(update={"attempts": tuple(attempts)})
+        if self.state not in {"refused", "unknown"}:
+            return self.model_copy(update={"attempts": tuple(attempts)})
+        # What was sent since brought nothing that is known of: the accepted one is the current one again.
+        attempts.sort(key=lambda attempt: attempt.claim == claim)
+        return self.model_copy(update={"attempts": tuple(attempts), "state": "submitted"})
 
     def error(self) -> XaiVideoError:
         """The error that a bad end stands for, with key, request id and cost. Raised without any call to xAI."""

@@ -40,11 +40,15 @@ INLINE_TYPES: Mapping[InputKind, tuple[str, ...]] = {
     "video": ("video/mp4",),
 }
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_SIGNATURE_PARAMETER = re.compile(
-    r"^(x-(amz|goog|oss|cos)-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
-    r"|s[vretpi]|sig|spr|skoid|sktid|skt|ske|sks|skv)$",
-    re.IGNORECASE,
+_SIGNATURES = (
+    ("", re.compile(r"^x-(amz|goog|oss|cos)-", re.IGNORECASE)),
+    (
+        "signature",
+        re.compile(r"^(awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id)$", re.IGNORECASE),
+    ),
+    ("sig", re.compile(r"^(s[vretpi]|sig|spr|skoid|sktid|skt|ske|sks|skv)$", re.IGNORECASE)),
 )
+"""Parameters of a signed URL that change with each signature; short names count only beside the one named first."""
 
 
 class VideoRequest(BaseModel):
@@ -67,7 +71,7 @@ class VideoRequest(BaseModel):
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     user: str | None = None
 
-    @field_validator("prompt", "model", "user", mode="after")
+    @field_validator("prompt", "model", "user", "image_url", "video_url", mode="after", check_fields=False)
     @classmethod
     def _writable(cls, text: str | None) -> str | None:
         """A file name that is no text can hold what JSON can't."""
@@ -329,7 +333,11 @@ def identity_of(url: str) -> str:
         return f"sha256:{hashlib.sha256(content).hexdigest()}"
     parts = _split(url, "url")
     host = parts.netloc.rpartition("@")[2]
-    query = [pair for pair in parse_qsl(parts.query, True) if not _SIGNATURE_PARAMETER.match(pair[0])]
+    query = parse_qsl(parts.query, True)
+    names = {"", *(name.lower() for name, _ in query)}
+    for sign, parameter in _SIGNATURES:
+        if sign in names:
+            query = [pair for pair in query if not parameter.match(pair[0])]
     digest = f"sha256={hashlib.sha256(urlencode(query).encode()).hexdigest()[:16]}" if query else ""
     return urlunsplit((parts.scheme, host, parts.path, digest, ""))
 

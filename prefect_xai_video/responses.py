@@ -20,6 +20,7 @@ _TICKS_EXPONENT = -10
 _MAX_TEXT = 500
 _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]+")
 _INLINE_DATA = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
+_PLAIN_BEGINNING = re.compile(r'[^"\\\n]{4,12}')
 _MODERATION = re.compile(r"moderat", re.IGNORECASE)
 
 
@@ -130,8 +131,13 @@ def parse_error(body: bytes) -> tuple[str | None, str | None]:
 
 
 def without_prompt(text: str, prompt: object) -> str:
-    """Take the prompt out of a text of the service's, which may quote it."""
-    return text.replace(prompt, "…") if isinstance(prompt, str) and len(prompt) > 3 else text
+    """Take the prompt out of a text of the service's, which may quote it, whole, cut or escaped."""
+    if not isinstance(prompt, str) or len(prompt) < 4:
+        return text
+    text = text.replace(prompt, "…")
+    plain = _PLAIN_BEGINNING.match(prompt)
+    begin = text.find(plain[0]) if plain else -1
+    return text if begin < 0 else f"{text[:begin]}…"
 
 
 def _error_of(answer: Mapping[str, Any]) -> tuple[str | None, str | None]:

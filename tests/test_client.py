@@ -136,6 +136,21 @@ async def test_a_refusal_that_quotes_the_prompt_does_not_reach_the_error():
     assert str(error).startswith("xAI rejects the request: Prompt '…' is not allowed")
 
 
+async def test_a_long_prompt_that_is_quoted_and_cut_does_not_reach_the_error():
+    prompt = 'secret "words" ' * 60
+    body = json.dumps({"error": f"Invalid prompt: {json.dumps(prompt)}"}).encode()
+    with ScriptedServer([answer("400 Bad Request", body)]) as server:
+        async with client(server) as xai:
+            with pytest.raises(RequestRejected) as caught:
+                await xai.start(TextRequest(prompt=prompt))
+    assert "words" not in str(caught.value)
+
+
+async def test_a_retry_after_that_is_no_number_of_seconds_is_ignored():
+    request_id, _ = await start([answer("429 Too Many Requests", TOO_MANY, "Retry-After: nan"), ACCEPTED])
+    assert request_id == ID
+
+
 async def test_a_refusal_that_repeats_the_key_does_not_reach_the_error():
     error, _ = await start([answer("401 Unauthorized", f'{{"error":"Bad key {KEY}"}}'.encode())])
     assert KEY not in str(error)

@@ -54,6 +54,13 @@ async def scripted(script, store, **timeouts):
             yield Generation(client, store, SCHEDULE), server
 
 
+def elsewhere(coroutine):
+    """Run what somebody else does meanwhile."""
+    thread = threading.Thread(target=asyncio.run, args=(coroutine,))
+    thread.start()
+    thread.join()
+
+
 @pytest.fixture
 def local(tmp_path):
     return LocalStore(tmp_path)
@@ -242,7 +249,7 @@ async def test_a_reply_that_comes_after_its_claim_was_given_up_is_not_lost(local
             await local.replace(held, held.receipt.unknown(SubmissionUnknown("given up")))
 
         def slow(request):
-            asyncio.run(give_up())
+            elsewhere(give_up())
             return submit(request)
 
         engine.client.submit = slow
@@ -271,16 +278,27 @@ async def test_a_cancelled_start_still_learns_its_request_id(local):
     assert len(server.requests) == 1
 
 
-async def test_a_cancelled_start_that_gets_no_reply_is_of_unknown_outcome(local, monkeypatch):
+async def test_a_start_that_is_cancelled_again_and_again_still_learns_its_request_id(local, monkeypatch):
     monkeypatch.setattr(generation, "CLEANUP_SECONDS", 0.1)
-    async with scripted([SILENCE], local) as (engine, server):
+    reply = threading.Event()
+
+    def late():
+        reply.wait()
+        return ACCEPTED
+
+    async with scripted([late], local) as (engine, server):
         starting = asyncio.create_task(engine.start(REQUEST, "cat"))
         while not server.requests:
             await asyncio.sleep(0.01)
-        starting.cancel()
+        for _ in range(3):
+            starting.cancel()
+            await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await starting
-    assert (await local.read("cat")).receipt.state == "unknown"
+        await engine.client.aclose()
+        reply.set()
+        while (await local.read("cat")).receipt.state != "submitted":
+            await asyncio.sleep(0.01)
 
 
 async def test_an_accepted_request_that_can_not_be_noted_is_told_with_its_id(local):
@@ -349,7 +367,7 @@ async def test_a_claim_that_was_replaced_meanwhile_waits_for_the_one_that_replac
             await local.replace(held, held.receipt.sent_again(REQUEST, "resubmit"))
 
         def slow(request):
-            asyncio.run(replace_claim())
+            elsewhere(replace_claim())
             return submit(request)
 
         engine.client.submit = slow

@@ -118,6 +118,15 @@ def test_a_late_reply_to_a_claim_that_was_replaced_is_kept_beside_it():
     assert noted.attempts[0].request_id == ID
 
 
+@pytest.mark.parametrize("ended", ["refused", "unknown"])
+def test_a_late_reply_counts_where_what_was_sent_since_brought_nothing(ended):
+    receipt = claimed()
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    noted = CHANGES[ended](since).late_reply(receipt.attempt.claim, ID)
+    assert (noted.state, noted.request_id, noted.failure) == ("submitted", ID, None)
+    assert Receipt.from_json(noted.to_json()) == noted
+
+
 def test_a_bad_end_is_told_again_with_all_that_is_known():
     moderated = status("moderated", cost_usd=Decimal("0.25"), code="imagine:content-moderated", message="Rejected.")
     error = claimed().submitted(ID).answered(moderated).error()

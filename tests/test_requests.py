@@ -50,6 +50,7 @@ def test_an_edit_goes_to_its_own_endpoint_without_the_fields_of_a_clip():
         ({"duration": 0}, ["duration", "0", "1-15"]),
         ({"duration": True}, ["duration", "True"]),
         ({"prompt": "a \udc80 b"}, ["prompt"]),
+        ({"image_url": "https://example.com/\udc80"}, ["image_url"]),
         ({"image_url": IMAGE, "video_url": VIDEO}, ["image_url", "video_url"]),
         ({"video_url": VIDEO, "duration": 6}, ["duration", "6", "edit"]),
         ({"video_url": VIDEO, "aspect_ratio": "16:9"}, ["aspect_ratio", "edit"]),
@@ -153,6 +154,11 @@ def test_a_new_signature_is_the_same_request_and_is_written_nowhere(signature):
     assert one.fingerprint == two.fingerprint
     assert "s3cr3t" not in json.dumps(one.record())
     assert "s3cr3t1" in one.body()["image"]["url"]
+
+
+def test_short_names_are_signatures_only_beside_one():
+    one, two = (build_request("A cat", image_url=f"{IMAGE}?st={n}&expires={n}&policy={n}") for n in (1, 2))
+    assert one.fingerprint != two.fingerprint
 
 
 def test_another_query_is_another_request_but_its_values_are_not_written():

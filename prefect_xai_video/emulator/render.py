@@ -22,17 +22,18 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from prefect_xai_video.capabilities import Resolution
 from prefect_xai_video.emulator.bodies import Source
 from prefect_xai_video.emulator.inputs import UNSEEN_CLIP_SECONDS, UNSEEN_CLIP_SIZE, Contents, RenderFailed
 from prefect_xai_video.emulator.sizes import Size, capped, even, nearest_aspect_ratio, size_of
-from prefect_xai_video.emulator.validation import AcceptedRequest
+from prefect_xai_video.emulator.validation import (
+    EXTENDED_SECONDS,
+    EXTENSION_CAP,
+    MAX_EDIT_SECONDS,
+    AcceptedRequest,
+)
 
 FRAMES_PER_SECOND = 24
 SAMPLES_PER_SECOND = 48000
-MAX_EDIT_SECONDS = 8.7
-EXTENDED_SECONDS = (2, 15)
-EXTENSION_CAP: Resolution = "720p"
 
 _TICK = Fraction(1, FRAMES_PER_SECOND)
 _SAMPLES_PER_FRAME = SAMPLES_PER_SECOND // FRAMES_PER_SECOND

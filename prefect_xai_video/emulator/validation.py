@@ -14,6 +14,7 @@ from prefect_xai_video.capabilities import (
     Mode,
     ModelCapabilities,
     ModeLimits,
+    Resolution,
     capabilities_of,
 )
 from prefect_xai_video.emulator.bodies import (
@@ -37,6 +38,10 @@ MAX_REFERENCE_AUDIOS = 3
 MAX_KEYFRAMES = 4
 KEYFRAMES_PER_SECOND = 3
 STORAGE_SECONDS = (3600, 2592000)
+MAX_EDIT_SECONDS = 8.7
+EXTENDED_SECONDS = (2, 15)
+"""How long a clip may be that is edited or extended: found out when it is rendered, not before."""
+EXTENSION_CAP: Resolution = "720p"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
