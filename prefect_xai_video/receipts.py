@@ -9,7 +9,8 @@ A receipt is the journal while the work is under way and the manifest once it is
                 │  └─── unknown         may have been accepted: sent again only if a person says so
                 └─────> refused, unknown, submitted
 
-All changes are methods of `Receipt`; one that is not drawn above raises `IllegalTransition`.
+All changes are methods of `Receipt`; one that is not drawn above raises `IllegalTransition`. A reply that comes after
+its claim was given up is never lost: see `late_reply`.
 """
 
 import json
