@@ -13,7 +13,6 @@ Mode = Literal["text", "image", "reference", "edit", "extend"]
 Resolution = Literal["480p", "720p", "1080p"]
 AspectRatio = Literal["16:9", "4:3", "1:1", "9:16", "3:4", "3:2", "2:3"]
 
-AS_OF = "2026-11"
 DEFAULT_MODEL = "grok-imagine-video"
 RESOLUTIONS: tuple[Resolution, ...] = ("480p", "720p", "1080p")
 ASPECT_RATIOS: tuple[AspectRatio, ...] = ("16:9", "4:3", "1:1", "9:16", "3:4", "3:2", "2:3")

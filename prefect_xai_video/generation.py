@@ -150,7 +150,7 @@ class Generation:
                 return _usable(held.receipt)
             request_id = held.receipt.request_id or ""
             with _with_request_id(request_id):
-                status = await self._poll(request_id, held.receipt.attempt.started_at, timeout)
+                status = await self._poll(request_id, _age(held.receipt), timeout)
                 held = await self._change(held, lambda receipt: _answered(receipt, status))
             return _usable(held.receipt)
 
@@ -212,8 +212,7 @@ class Generation:
         The claim of one who can't be there any more is given up: its submission is of unknown outcome.
         """
         while (held := await self.store.read(key)) is not None and held.receipt.state == "sending":
-            age = (datetime.now(UTC) - held.receipt.attempt.started_at).total_seconds()
-            if age >= CLAIM_SECONDS:
+            if _age(held.receipt) >= CLAIM_SECONDS:
                 left = SubmissionUnknown("The submission was under way when its run ended.")
                 held = await self.store.replace(held, held.receipt.unknown(left))
                 self.on_change(held.receipt)
@@ -286,10 +285,15 @@ class Generation:
         except StorageError as problem:
             logger.warning("How the submission ended could not be noted in its receipt: %s", problem)
 
-    async def _poll(self, request_id: str, submitted_at: datetime, timeout: float) -> VideoStatus:
-        """Ask until there is a final answer. The deadline runs on a monotonic clock."""
+    async def _poll(self, request_id: str, before: float, timeout: float) -> VideoStatus:
+        """Ask until there is a final answer. The deadline runs on a monotonic clock.
+
+        Args:
+            request_id: What to ask for.
+            before: Seconds that have passed since the submission.
+            timeout: Seconds to ask for.
+        """
         begun = time.monotonic()
-        before = max((datetime.now(UTC) - submitted_at).total_seconds(), 0)
         looks: list[Look] = []
         while True:
             waited = time.monotonic() - begun
@@ -335,8 +339,7 @@ class Generation:
             except DownloadError as error:
                 if error.http_status not in EXPIRED_STATUSES:
                     raise
-        age = (datetime.now(UTC) - held.receipt.attempt.started_at).total_seconds()
-        status = await self._look(held.receipt.request_id or "", age)
+        status = await self._look(held.receipt.request_id or "", _age(held.receipt))
         if status.state != "pending":
             held = await self._change(held, lambda receipt: _answered(receipt, status))
         _usable(held.receipt)
@@ -363,6 +366,11 @@ class Generation:
             else:
                 self.on_change(changed)
                 return held
+
+
+def _age(receipt: Receipt) -> float:
+    """Seconds since the current attempt was claimed; none where the clock of who claimed it is ahead."""
+    return max((datetime.now(UTC) - receipt.attempt.started_at).total_seconds(), 0)
 
 
 def _usable(receipt: Receipt) -> Receipt:
