@@ -9,6 +9,8 @@ from prefect_xai_video.requests import EditRequest, ImageRequest, TextRequest
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.tasks import (
+    aadopt_video,
+    adopt_video,
     aget_video,
     asave_video,
     astart_video,
@@ -20,7 +22,7 @@ from prefect_xai_video.tasks import (
 )
 
 if TYPE_CHECKING:
-    from prefect_xai_video.flows import agenerate_video, generate_video
+    from prefect_xai_video.flows import acollect_video, agenerate_video, collect_video, generate_video
 
 __all__ = [
     "EditRequest",
@@ -34,11 +36,15 @@ __all__ = [
     "XaiCredentials",
     "XaiVideoClient",
     "XaiVideoSettings",
+    "aadopt_video",
+    "acollect_video",
+    "adopt_video",
     "agenerate_video",
     "aget_video",
     "asave_video",
     "astart_video",
     "await_for_video",
+    "collect_video",
     "generate_video",
     "get_video",
     "save_video",
@@ -49,7 +55,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load the flows when they are first asked for: Prefect takes 0.3 s to draw up the form of a flow."""
-    if name in {"agenerate_video", "generate_video"}:
+    if name in {"acollect_video", "agenerate_video", "collect_video", "generate_video"}:
         from prefect_xai_video import flows  # noqa: PLC0415
 
         return getattr(flows, name)

@@ -5,22 +5,17 @@ to the API host and nowhere else: downloads have a connection pool of their own,
 """
 
 import asyncio
-import hashlib
 import logging
-import math
-import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -28,6 +23,7 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random
 
+from prefect_xai_video.download import Download, PartialDownload, written
 from prefect_xai_video.errors import (
     AccessDenied,
     ApiError,
@@ -38,7 +34,6 @@ from prefect_xai_video.errors import (
     RateLimited,
     RequestRejected,
     ServiceUnavailable,
-    StorageError,
     SubmissionUnknown,
     XaiVideoError,
 )
@@ -48,6 +43,7 @@ from prefect_xai_video.responses import (
     as_object,
     parse_error,
     parse_request_id,
+    parse_retry_after,
     parse_status,
     without_prompt,
 )
@@ -111,21 +107,6 @@ class Retries:
             before_sleep=_log_repetition,
             reraise=True,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """What was fetched.
-
-    Attributes:
-        size: Bytes.
-        sha256: Hexadecimal digest.
-        content_type: Content type as the server gave it, or `video/mp4` where it gave none.
-    """
-
-    size: int
-    sha256: str
-    content_type: str
 
 
 class XaiVideoClient:
@@ -195,17 +176,21 @@ class XaiVideoClient:
                 return await asyncio.to_thread(self.submit, request)
         raise AssertionError("unreachable")
 
-    def submit(self, request: VideoRequest) -> str:
+    def submit(self, request: VideoRequest, upload_url: str | None = None) -> str:
         """Send one POST, once, and block until it is answered.
 
         It blocks on purpose. Once a POST is on its way it can't be called back, and only its reply holds the request
         id: run it in a thread, which no cancellation of a task or of its event loop can interrupt.
 
+        Args:
+            request: What is asked for.
+            upload_url: Signed URL to which the service is to put the video.
+
         Raises:
             ApiError: If it was refused.
             SubmissionUnknown: If it may have been accepted.
         """
-        body = request.body()
+        body = request.body(upload_url)
         try:
             # A connection of its own: one that dies while it is idle can't be told from one whose reply was lost.
             with httpx.Client(headers=self._headers, verify=_tls()) as connection:
@@ -226,7 +211,7 @@ class XaiVideoClient:
             if request_id is None:
                 raise self._unknown("the answer has no request id", answer.status_code)
             return request_id
-        turned_away = answer.status_code == 503 and _retry_after(answer) is not None
+        turned_away = answer.status_code == 503 and parse_retry_after(answer.headers) is not None
         if (answer.status_code >= 500 and not turned_away) or answer.status_code == 408:
             raise self._unknown(f"the service answered HTTP {answer.status_code}", answer.status_code)
         raise self._error(answer, prompt=prompt)
@@ -283,28 +268,24 @@ class XaiVideoClient:
                 404 or 410 where the URL has expired.
             StorageError: If the file can't be written.
         """
-        fetched = _PartialDownload()
-        with _writing(target) as file, _unlogged():
+        with written(target) as file, _unlogged():
+            fetched = PartialDownload(file)
             async for attempt in self.retries.of(lambda error: True):
                 with attempt:
-                    await self._fetch_rest(url, file, fetched)
-        if fetched.head[4:8] != b"ftyp":
-            raise DownloadError("What was fetched is no MP4 video: it does not begin with a file type box.")
-        return Download(fetched.size, fetched.digest.hexdigest(), fetched.content_type)
+                    await self._fetch_rest(url, fetched)
+                    return await asyncio.to_thread(fetched.end)
+        raise AssertionError("unreachable")
 
-    async def _fetch_rest(self, url: str, file: BinaryIO, fetched: "_PartialDownload") -> None:
+    async def _fetch_rest(self, url: str, fetched: PartialDownload) -> None:
         try:
             async with self._plain.stream(
                 "GET", url, headers=fetched.range_headers(), timeout=self._timeout(self.timeouts.download)
             ) as answer:
-                fetched.begin(answer, file)
+                fetched.begin(answer)
                 async for piece in answer.aiter_raw():
-                    await asyncio.to_thread(file.write, piece)
-                    fetched.add(piece)
+                    await asyncio.to_thread(fetched.write, piece)
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise DownloadError(f"The download broke after {fetched.size} bytes: {_reason(error)}.") from None
-        if fetched.expected is not None and fetched.size != fetched.expected:
-            raise DownloadError(f"The download ended after {fetched.size} of {fetched.expected} bytes.")
 
     async def _fetch(self, path: str, request_id: str | None = None) -> httpx.Response:
         try:
@@ -327,7 +308,7 @@ class XaiVideoClient:
         code, text = parse_error(answer.content.replace(self._key.encode(), b"***"))
         said = without_prompt(text or answer.reason_phrase or "no text", prompt)
         kind = _kind_of(answer.status_code, said)
-        retry_after = _retry_after(answer)
+        retry_after = parse_retry_after(answer.headers)
         too_long = (retry_after or 0) > self.retries.longest_retry_after
         return kind(
             f"{_MEANING[kind]}: {said}",
@@ -338,61 +319,6 @@ class XaiVideoClient:
             # Who would be asked again too early is not asked again at all: Prefect does not know how long to wait.
             transient=False if too_long else None,
         )
-
-
-class _PartialDownload:
-    """How much of a video is there already, and its digest so far."""
-
-    def __init__(self) -> None:
-        self._restart()
-        self.expected: int | None = None
-        self.content_type = "video/mp4"
-        self.etag: str | None = None
-
-    def _restart(self) -> None:
-        self.size = 0
-        self.head = b""
-        self.digest = hashlib.sha256()
-
-    def range_headers(self) -> dict[str, str]:
-        """Ask for the rest only, and only of the very same file; never compressed, since lengths are checked."""
-        headers = {"Accept-Encoding": "identity"}
-        if self.size and self.etag:
-            headers |= {"Range": f"bytes={self.size}-", "If-Range": self.etag}
-        return headers
-
-    def begin(self, answer: httpx.Response, file: BinaryIO) -> None:
-        """Take note of the answer's headers; start again where the server does not send just the rest."""
-        if answer.status_code not in (200, 206):
-            raise DownloadError(
-                f"The video can't be fetched: HTTP {answer.status_code}.",
-                http_status=answer.status_code,
-                retry_after=_retry_after(answer),
-                transient=answer.status_code in (408, 429) or answer.status_code >= 500,
-            )
-        content_type = answer.headers.get("Content-Type", "video/mp4").partition(";")[0].strip().lower()
-        if not content_type.startswith("video/") and content_type not in _UNTYPED:
-            raise DownloadError(f"What the URL gives is no video but {content_type!r}.", transient=False)
-        resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
-            f"bytes {self.size}-"
-        )
-        if self.size and not resumed:
-            self._restart()
-            file.seek(0)
-            file.truncate()
-            if answer.status_code == 206:
-                raise DownloadError("The server sent another part of the video than was asked for.")
-        length = answer.headers.get("Content-Length", "")
-        self.expected = self.size + int(length) if length.isdecimal() else None
-        self.content_type = "video/mp4" if content_type in _UNTYPED else content_type
-        self.etag = answer.headers.get("ETag")
-
-    def add(self, piece: bytes) -> None:
-        """Count a piece that was written."""
-        if len(self.head) < 8:
-            self.head += piece[:8]
-        self.size += len(piece)
-        self.digest.update(piece)
 
 
 def check_api_key(api_key: str) -> str:
@@ -430,8 +356,6 @@ _NOT_SENT = (
 )
 """How a call ends that never left this machine."""
 
-_UNTYPED = {"application/octet-stream", "binary/octet-stream"}
-
 _MEANING: dict[type[ApiError], str] = {
     AuthenticationFailed: "xAI does not accept the API key",
     AccessDenied: "xAI denies access",
@@ -465,20 +389,6 @@ def _kind_of(http_status: int, text: str) -> type[ApiError]:
             return RequestRejected
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    value = answer.headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    try:
-        return max(float(value), 0) if math.isfinite(float(value)) else None
-    except ValueError:
-        pass
-    try:
-        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0)
-    except (ValueError, TypeError):
-        return None
-
-
 _url_is_secret = ContextVar("_url_is_secret", default=False)
 
 
@@ -502,18 +412,6 @@ def _unlogged() -> Iterator[None]:
         yield
     finally:
         _url_is_secret.reset(token)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[BinaryIO]:
-    """Open a file so that it is on the disk when the block ends well; say so where the disk does not take it."""
-    try:
-        with target.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{target} can't be written: {error.strerror or error}.") from error
 
 
 def _reason(error: Exception) -> str:

@@ -8,16 +8,17 @@ from pydantic import Field, SkipValidation
 
 from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS
 from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.generation import OnUnknown
 from prefect_xai_video.receipts import Video
 from prefect_xai_video.stores import Storage
+from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
-from prefect_xai_video.tasks import asave_video, astart_video, await_for_video, check_timeout
+from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
 
 # What a form in the Prefect UI offers. Whether a value is allowed is decided in one place, `requests.py`: there the
 # limits can be turned into warnings, and errors name the field, the value and what is allowed.
 Text = Annotated[str, SkipValidation]
 Way = Annotated[OnUnknown, SkipValidation]
+Carriage = Annotated[Delivery, SkipValidation]
 Flag = Annotated[bool, SkipValidation]
 Seconds = Annotated[float, SkipValidation, Field(json_schema_extra={"exclusiveMinimum": 0})]
 Duration = Annotated[int, SkipValidation, Field(json_schema_extra={"minimum": 1, "maximum": 15})]
@@ -40,6 +41,10 @@ def _run_name() -> str:
     return " ".join(str(part) for part in parts if part)[:100]
 
 
+def _collecting_name() -> str:
+    return f"collect {runtime.parameters.get('key')}"[:100]
+
+
 @flow(name="generate-video", flow_run_name=_run_name)
 async def agenerate_video(
     prompt: Text,
@@ -56,6 +61,7 @@ async def agenerate_video(
     timeout_seconds: Seconds | None = None,
     regenerate: Flag = False,
     on_unknown: Way = "raise",
+    delivery: Carriage = "download",
 ) -> Video:
     """Make one video with xAI and store it: one key, one video, one payment.
 
@@ -76,6 +82,8 @@ async def agenerate_video(
             TIMEOUT_SECONDS.
         regenerate: Pay for a new attempt where this key's last one failed, was moderated or expired.
         on_unknown: With "resubmit", send again what may have been accepted, and may be paid for twice.
+        delivery: With "direct", xAI puts the video into the bucket by itself, and a submission whose reply was lost
+            is recognised by its video.
 
     Returns:
         The stored video.
@@ -99,6 +107,7 @@ async def agenerate_video(
         credentials=credentials,
         regenerate=regenerate,
         on_unknown=on_unknown,
+        delivery=delivery,
     )
     receipt = await await_for_video(
         receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
@@ -106,4 +115,39 @@ async def agenerate_video(
     return await asave_video(receipt, storage=storage, credentials=credentials)
 
 
+@flow(name="collect-video", flow_run_name=_collecting_name)
+async def acollect_video(
+    request_id: Text,
+    key: Text,
+    storage: Storage | None = None,
+    credentials: XaiCredentials | None = None,
+    timeout_seconds: Seconds | None = None,
+) -> Video:
+    """Store the video of a request id that comes from anywhere: a log, the xAI console, another tool.
+
+    It costs nothing, and it is safe to repeat.
+
+    Args:
+        request_id: xAI's request id.
+        key: The name that the video is to have in the storage, or that of a submission of unknown outcome.
+        storage: Where the video and its receipt go. Default: the directory of the setting HOME.
+        credentials: The xAI API key of the team that sent the request. Default: XAI_API_KEY of the environment.
+        timeout_seconds: Seconds to wait for the video. Default: the setting TIMEOUT_SECONDS.
+
+    Returns:
+        The stored video.
+
+    Raises:
+        XaiVideoError: See `prefect_xai_video.errors`.
+    """
+    credentials = credentials or XaiCredentials.from_environment()
+    check_timeout(timeout_seconds)
+    receipt = await aadopt_video(request_id, key, storage=storage, credentials=credentials)
+    receipt = await await_for_video(
+        receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
+    )
+    return await asave_video(receipt, storage=storage, credentials=credentials)
+
+
 generate_video = flow(name="generate-video", flow_run_name=_run_name)(synchronous(agenerate_video.fn))
+collect_video = flow(name="collect-video", flow_run_name=_collecting_name)(synchronous(acollect_video.fn))

@@ -9,14 +9,16 @@ A receipt is the journal while the work is under way and the manifest once it is
                 │  └─── unknown         may have been accepted: sent again only if a person says so
                 └─────> refused, unknown, submitted
 
-All changes are methods of `Receipt`; one that is not drawn above raises `IllegalTransition`. A reply that comes after
-its claim was given up is never lost: see `late_reply`.
+All changes are methods of `Receipt`; one that is not drawn above raises `IllegalTransition`. Three things can come
+later than they should, and are never lost: a reply whose claim was given up (`late_reply`), a video that xAI delivers
+for a submission of unknown outcome (`delivered`), and a request id that a person has found (`adopted`).
 """
 
+import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, Self
@@ -48,7 +50,7 @@ from prefect_xai_video.responses import VideoStatus, without_prompt
 ReceiptState = Literal[
     "sending", "refused", "unknown", "submitted", "done", "stored", "failed", "moderated", "expired"
 ]
-Reason = Literal["first", "regenerate", "resubmit"]
+Reason = Literal["first", "regenerate", "resubmit", "adopted"]
 VERSION: Literal[1] = 1
 
 LEGAL: Mapping[ReceiptState, frozenset[ReceiptState]] = {
@@ -67,6 +69,19 @@ ENDED_BADLY: Mapping[ReceiptState, type[GenerationError]] = {
     "moderated": VideoModerated,
     "expired": VideoExpired,
 }
+
+NEXT_STEP: Mapping[ReceiptState, str] = {
+    "sending": "a run is sending it; if that run is gone, the next one with this key finds it unknown",
+    "submitted": "run again with this key: it goes on waiting, without paying",
+    "done": "run again with this key: it downloads, without paying",
+    "stored": "nothing to do",
+    "refused": "nothing was paid; run again with this key to send it",
+    "unknown": 'look at the xAI console: adopt its request id, or send again with on_unknown="resubmit"',
+    "failed": "run again with this key and regenerate=True, to pay for a new attempt",
+    "moderated": "run again with this key, another prompt and regenerate=True, to pay for a new attempt",
+    "expired": "run again with this key and regenerate=True, to pay for a new attempt",
+}
+"""What a person can do about a receipt in each state."""
 
 MAX_KEY_LENGTH = 512
 _SEGMENT = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}")
@@ -108,7 +123,9 @@ class Attempt(_Frozen):
         number: 1 for the first.
         reason: Why it was sent: first, because a person let the video be paid for anew after a bad end, or
             because a person let it be sent again after an unknown outcome. What was refused keeps its reason.
+            An adopted one was sent by somebody else.
         claim: Random id of who sent it, so that a writer knows its own words again.
+        direct: Whether xAI was given a place in the store to deliver the video to.
         flow_run_id: The flow run that sent it.
         started_at: When it was claimed, just before the POST.
         outcome: The state it has led to so far.
@@ -121,6 +138,7 @@ class Attempt(_Frozen):
     number: int
     reason: Reason = "first"
     claim: str
+    direct: bool = False
     flow_run_id: str | None = None
     started_at: AwareDatetime
     outcome: ReceiptState = "sending"
@@ -153,8 +171,8 @@ class Video(_Frozen):
         key: Its name in the store, without extension.
         uri: Where it lies: a `file://` or `s3://` URI.
         receipt_uri: Where its receipt lies.
-        request_id: xAI's request id.
-        model: The model that rendered it.
+        request_id: xAI's request id; None if its reply was lost and the video was delivered all the same.
+        model: The model that rendered it; None if nobody said.
         duration: Seconds; None if xAI did not say.
         cost_usd: What xAI billed, in USD; None if it did not say.
         size: Bytes.
@@ -165,8 +183,8 @@ class Video(_Frozen):
     key: str
     uri: str
     receipt_uri: str
-    request_id: str
-    model: str
+    request_id: str | None
+    model: str | None
     duration: int | None
     cost_usd: Decimal | None
     size: int
@@ -181,10 +199,10 @@ class Receipt(_Frozen):
         version: Version of this format.
         key: The video's name in its store.
         state: See the top of this module.
-        fingerprint: SHA-256 of endpoint and body, inputs by digest.
-        mode: Mode of the request.
+        fingerprint: SHA-256 of endpoint and body, inputs by digest; None for an adopted request that nobody knows.
+        mode: Mode of the request, if it is known.
         model: Model; xAI's canonical name once it has said it.
-        request: The body that was sent, inputs by digest or without signatures.
+        request: The body that was sent, inputs by digest or without signatures; empty if it is not known.
         estimated_cost_usd: What it should cost by the price table, in USD; None where the table can't say.
         attempts: All submissions, oldest first. The last one is the current one.
         duration: Duration of the video in seconds.
@@ -195,10 +213,10 @@ class Receipt(_Frozen):
     version: Literal[1] = VERSION
     key: str
     state: ReceiptState
-    fingerprint: str
-    mode: Mode
-    model: str
-    request: dict[str, JsonValue]
+    fingerprint: str | None = None
+    mode: Mode | None = None
+    model: str | None = None
+    request: dict[str, JsonValue] = {}
     estimated_cost_usd: Decimal | None = None
     attempts: tuple[Attempt, ...] = Field(min_length=1)
     duration: int | None = None
@@ -207,39 +225,64 @@ class Receipt(_Frozen):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.state in {"submitted", "done", "stored", *ENDED_BADLY} and not self.request_id:
+        if self.state != self.attempt.outcome:
+            raise ValueError(f"it is {self.state}, but its last attempt is {self.attempt.outcome}")
+        delivered = self.attempt.direct and self.state in {"done", "stored"}
+        if self.state in {"submitted", "done", "stored", *ENDED_BADLY} and not (self.request_id or delivered):
             raise ValueError(f"it is {self.state} without a request id")
         if (self.state == "stored") != (self.file is not None):
             raise ValueError(f"it is {self.state} {'without' if self.file is None else 'with'} a file")
         return self
 
     @classmethod
-    def claim(cls, key: str, request: VideoRequest, flow_run_id: str | None = None) -> Self:
-        """Begin a receipt, in state `sending`: to be created in the store before the POST."""
-        return cls(key=key, state="sending", attempts=(_attempt(1, flow_run_id),), **_facts_of(request))
+    def claim(
+        cls,
+        key: str,
+        request: VideoRequest,
+        flow_run_id: str | None = None,
+        *,
+        claim: str | None = None,
+        direct: bool = False,
+    ) -> Self:
+        """Begin a receipt, in state `sending`: to be created in the store before the POST.
+
+        Args:
+            key: The video's name in the store.
+            request: What is asked for.
+            flow_run_id: Who asks.
+            claim: Id of the claim. Default: a new one.
+            direct: Whether xAI delivers the video to the store.
+        """
+        attempt = _attempt(1, "first", flow_run_id, claim, direct)
+        return cls(key=key, state="sending", attempts=(attempt,), **_facts_of(request))
+
+    @classmethod
+    def adopt(cls, key: str, request_id: str, flow_run_id: str | None = None) -> Self:
+        """Begin a receipt for a request that somebody else has sent, in state `submitted`."""
+        return cls(key=key, state="submitted", attempts=(_adopted(1, request_id, flow_run_id),))
 
     def to_json(self) -> bytes:
         """Write the receipt as it lies in a store."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        told = self.model_dump(mode="json")
+        return json.dumps(told | {"checksum": _checksum(told)}, indent=2).encode() + b"\n"
 
     @classmethod
     def from_json(cls, content: bytes) -> Self:
         """Read a receipt from a store.
 
         Raises:
-            ValueError: If it is no receipt, is of another version, or contradicts itself.
+            ValueError: If it is no receipt, is of another version, or is not as it was written.
         """
         data = json.loads(content)
         if not isinstance(data, dict) or not isinstance(data.get("version"), int):
             raise ValueError("it is no receipt")  # noqa: TRY004 (a receipt can't be a wrong type to its caller)
         if data["version"] != VERSION:
             raise ValueError(f"its version is {data['version']}; this package reads version {VERSION}")
-        told = {name: data.pop(name, None) for name in cls.model_computed_fields}
-        receipt = cls.model_validate(data)
-        for name, value in receipt.model_dump(mode="json", include=set(told)).items():
-            if told[name] != value:
-                raise ValueError(f"its {name} is not that of its last attempt")
-        return receipt
+        if data.pop("checksum", None) != _checksum(data):
+            raise ValueError("it was edited or damaged: its checksum does not match")
+        for name in cls.model_computed_fields:
+            data.pop(name, None)
+        return cls.model_validate(data)
 
     @property
     def attempt(self) -> Attempt:
@@ -271,13 +314,28 @@ class Receipt(_Frozen):
         return self.attempt.failure
 
     @property
+    def undelivered(self) -> tuple[Attempt, ...]:
+        """The attempts of unknown outcome whose video may still appear in the store, latest first."""
+        return tuple(
+            attempt for attempt in reversed(self.attempts) if attempt.direct and attempt.outcome == "unknown"
+        )
+
+    @property
     def maybe_paid(self) -> bool:
         """Whether any attempt was accepted, or may have been."""
         return any(attempt.outcome != "refused" for attempt in self.attempts)
 
-    def sent_again(self, request: VideoRequest, reason: Reason, flow_run_id: str | None = None) -> Self:
-        """Begin another attempt: -> `sending`."""
-        attempt = _attempt(self.attempt.number + 1, flow_run_id, reason)
+    def sent_again(
+        self,
+        request: VideoRequest,
+        reason: Reason,
+        flow_run_id: str | None = None,
+        *,
+        claim: str | None = None,
+        direct: bool = False,
+    ) -> Self:
+        """Begin another attempt: -> `sending`. Arguments as for `claim`."""
+        attempt = _attempt(len(self.attempts) + 1, reason, flow_run_id, claim, direct)
         receipt = self._moved("sending", duration=None, url=None, **_facts_of(request))
         return receipt.model_copy(update={"attempts": (*self.attempts, attempt)})
 
@@ -320,7 +378,12 @@ class Receipt(_Frozen):
         attempt, which becomes the current one again where the later ones were refused or are of unknown outcome.
         """
         if self.attempt.claim == claim:
-            return self.submitted(request_id) if self.request_id is None else self
+            if self.request_id is not None:
+                return self
+            if self.state in {"done", "stored"}:
+                current = self.attempt.model_copy(update={"request_id": request_id})
+                return self.model_copy(update={"attempts": (*self.attempts[:-1], current)})
+            return self.submitted(request_id)
         change = {"request_id": request_id, "outcome": "submitted", "outcome_at": _now(), "failure": None}
         attempts = [
             attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
@@ -328,8 +391,34 @@ class Receipt(_Frozen):
         if self.state not in {"refused", "unknown"}:
             return self.model_copy(update={"attempts": tuple(attempts)})
         # What was sent since brought nothing that is known of: the accepted one is the current one again.
-        attempts.sort(key=lambda attempt: attempt.claim == claim)
-        return self.model_copy(update={"attempts": tuple(attempts), "state": "submitted"})
+        return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "submitted"})
+
+    def delivered(self, claim: str) -> Self:
+        """Note that xAI has delivered the video of an attempt of which nothing else is known: -> `done`.
+
+        That attempt becomes the current one again, where later ones were refused or are of unknown outcome.
+        """
+        if self.state not in {"refused", "unknown"}:
+            raise IllegalTransition(f"A receipt that is {self.state} waits for no delivery.", key=self.key)
+        change = {"outcome": "done", "outcome_at": _now(), "failure": None}
+        attempts = [
+            attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
+        ]
+        return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "done"})
+
+    def adopted(self, request_id: str, flow_run_id: str | None = None) -> Self:
+        """Note a request id that a person has found: -> `submitted`.
+
+        It is taken as the lost reply of a submission of unknown outcome; after another end, as one more attempt.
+        """
+        if self.state == "unknown":
+            return self.submitted(request_id)
+        if "sending" not in LEGAL[self.state]:
+            raise IllegalTransition(f"A receipt that is {self.state} has its request.", key=self.key)
+        attempt = _adopted(len(self.attempts) + 1, request_id, flow_run_id)
+        return self.model_copy(
+            update={"attempts": (*self.attempts, attempt), "state": "submitted", "duration": None, "url": None}
+        )
 
     def error(self) -> XaiVideoError:
         """The error that a bad end stands for, with key, request id and cost. Raised without any call to xAI."""
@@ -351,7 +440,7 @@ class Receipt(_Frozen):
         Raises:
             IllegalTransition: If it is not stored yet.
         """
-        if self.file is None or self.request_id is None:
+        if self.file is None:
             raise IllegalTransition(f"A receipt that is {self.state} has no stored video.", key=self.key)
         return Video(
             key=self.key,
@@ -393,16 +482,38 @@ def check_key(key: str) -> str:
     return key
 
 
-def _attempt(number: int, flow_run_id: str | None, reason: Reason = "first") -> Attempt:
+def new_claim() -> str:
+    """Make a random id for a claim."""
+    return uuid.uuid4().hex
+
+
+def _attempt(number: int, reason: Reason, flow_run_id: str | None, claim: str | None, direct: bool) -> Attempt:
     now = _now()
     return Attempt(
         number=number,
         reason=reason,
-        claim=uuid.uuid4().hex,
+        claim=claim or new_claim(),
+        direct=direct,
         flow_run_id=flow_run_id,
         started_at=now,
         outcome_at=now,
     )
+
+
+def _adopted(number: int, request_id: str, flow_run_id: str | None) -> Attempt:
+    attempt = _attempt(number, "adopted", flow_run_id, None, False)
+    return attempt.model_copy(update={"request_id": request_id, "outcome": "submitted"})
+
+
+def _with_last(attempts: Iterable[Attempt], claim: str) -> tuple[Attempt, ...]:
+    """The attempts in their order, but that of a claim last: it is the current one."""
+    return tuple(sorted(attempts, key=lambda attempt: attempt.claim == claim))
+
+
+def _checksum(told: Mapping[str, Any]) -> str:
+    """SHA-256 of what a receipt says, however it is set: an edit is noticed, another indentation is not."""
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _facts_of(request: VideoRequest) -> dict[str, Any]:

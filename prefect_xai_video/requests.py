@@ -78,9 +78,14 @@ class VideoRequest(BaseModel):
         (text or "").encode()
         return text
 
-    def body(self) -> dict[str, Any]:
-        """Write the JSON body exactly as the contract has it; fields that were not asked for are left out."""
-        return self._body(wire_url)
+    def body(self, upload_url: str | None = None) -> dict[str, Any]:
+        """Write the JSON body exactly as the contract has it; fields that were not asked for are left out.
+
+        Args:
+            upload_url: Signed URL to which the service is to put the video. It is no part of what is asked for.
+        """
+        output = {} if upload_url is None else {"output": {"upload_url": wire_url(upload_url, "upload_url")}}
+        return self._body(wire_url) | output
 
     def record(self) -> dict[str, Any]:
         """Write the body for receipts: inline data as its digest, URLs without their signatures."""

@@ -4,9 +4,12 @@ It is tolerant on purpose. A paid video must not be lost because an answer has n
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -128,6 +131,24 @@ def parse_error(body: bytes) -> tuple[str | None, str | None]:
     if answer:
         return _error_of(answer)
     return None, _readable(body.decode(errors="replace")) or None
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read how many seconds a server asks to wait; None where it does not say.
+
+    A date is compared with the date of the answer itself, since the server's clock may not agree with ours.
+    """
+    value = headers.get("Retry-After", "").strip()
+    try:
+        return max(float(value), 0) if math.isfinite(float(value)) else None
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        return max((until - now).total_seconds(), 0)
+    except (ValueError, TypeError):
+        return None
 
 
 def without_prompt(text: str, prompt: object) -> str:

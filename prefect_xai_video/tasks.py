@@ -24,7 +24,7 @@ from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
-from prefect_xai_video.generation import Generation, OnUnknown
+from prefect_xai_video.generation import Generation
 from prefect_xai_video.inputs import resolve_inputs
 from prefect_xai_video.keys import derive_key, outermost_run_id
 from prefect_xai_video.receipts import Receipt, Video
@@ -32,6 +32,7 @@ from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.stores import Storage, open_store
+from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
 
 RETRIES = 3
@@ -77,6 +78,7 @@ async def astart_video(
     credentials: XaiCredentials | None = None,
     regenerate: bool = False,
     on_unknown: OnUnknown = "raise",
+    delivery: Delivery = "download",
 ) -> Receipt:
     """Start a video, and pay for it, unless its key has been started already.
 
@@ -94,9 +96,11 @@ async def astart_video(
         credentials: `XaiCredentials` block. Default: `XAI_API_KEY` and `XAI_BASE_URL` of the environment.
         regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
         on_unknown: `resubmit` sends again a submission of which nobody knows whether it was accepted.
+        delivery: `direct` has xAI put the video into the bucket by itself; then a submission of unknown outcome is
+            recognised by its video.
 
     Returns:
-        The receipt, with the request id.
+        The receipt, with the request id. With direct delivery it may be of unknown outcome, and without id.
 
     Raises:
         MissingCredentials: If there is no API key.
@@ -126,7 +130,12 @@ async def astart_video(
         request = await resolve_inputs(request, generation.store.s3_credentials)
         key = derive_key(request) if key is None else key
         receipt = await generation.start(
-            request, key, flow_run_id=outermost_run_id(), regenerate=regenerate, on_unknown=on_unknown
+            request,
+            key,
+            flow_run_id=outermost_run_id(),
+            regenerate=regenerate,
+            on_unknown=on_unknown,
+            delivery=delivery,
         )
     if receipt.attempt.started_at < begun:
         get_run_logger().info("Key %s is %s already: nothing is sent", key, receipt.state)
@@ -150,6 +159,36 @@ async def aget_video(request_id: str, *, credentials: XaiCredentials | None = No
     """
     async with _client(credentials) as client:
         return await client.get(request_id)
+
+
+@task(name="adopt_video", **_OPTIONS)
+async def aadopt_video(
+    request_id: str,
+    key: str,
+    *,
+    storage: Storage | None = None,
+    credentials: XaiCredentials | None = None,
+) -> Receipt:
+    """Take a request id, wherever it comes from, as that of a key: of a log, the xAI console, another tool.
+
+    It costs nothing. `wait_for_video` and `save_video` go on from there.
+
+    Args:
+        request_id: xAI's request id.
+        key: The name that its video is to have in the store, or that of a submission of unknown outcome.
+        storage: Where the video and its receipt go; as for `start_video`.
+        credentials: As for `start_video`; of the team that sent the request.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        KeyConflict: If the key has another request.
+        ApiError: If xAI can't be asked, or does not know the request id. Nothing was written.
+        StorageError: If the store can't be used.
+    """
+    async with _generation(credentials, storage) as generation:
+        return await generation.adopt(request_id, key, flow_run_id=outermost_run_id())
 
 
 @task(name="wait_for_video", **_OPTIONS)
@@ -233,6 +272,7 @@ def check_timeout(timeout_seconds: float | None) -> float:
 
 
 start_video = task(name="start_video", **_OPTIONS)(synchronous(astart_video.fn))
+adopt_video = task(name="adopt_video", **_OPTIONS)(synchronous(aadopt_video.fn))
 get_video = task(name="get_video", **_OPTIONS)(synchronous(aget_video.fn))
 wait_for_video = task(name="wait_for_video", **_OPTIONS)(synchronous(await_for_video.fn))
 save_video = task(name="save_video", **_OPTIONS)(synchronous(asave_video.fn))
@@ -268,12 +308,16 @@ def _log_change(receipt: Receipt) -> None:
     match receipt.state:
         case "sending":
             logger.info("Sending %s request to %s for key %s", receipt.mode, receipt.model, receipt.key)
+        case "submitted" if receipt.attempt.reason == "adopted":
+            logger.info("Adopted request %s for key %s", receipt.request_id, receipt.key)
         case "submitted":
             logger.info(
                 "Submitted as request %s%s", receipt.request_id, _priced(receipt.estimated_cost_usd, "about ")
             )
         case "done":
             logger.info("Rendered in %.0f s%s", _seconds_of(receipt), _priced(receipt.cost_usd))
+        case "unknown" if receipt.undelivered:
+            logger.warning("No answer to the submission of key %s: looking out for its video", receipt.key)
         case "stored":
             logger.info("Stored %s", receipt.file.uri if receipt.file else receipt.key)
         case _:

@@ -12,6 +12,15 @@ SILENCE = object()
 """Instead of an answer: read the request, and never answer."""
 
 
+def box(name: bytes, content: bytes = b"") -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + name + content
+
+
+def mp4(content: bytes = b"") -> bytes:
+    """The least that has the form of an MP4: a file type, a table of contents, and any content."""
+    return box(b"ftyp", b"mp42" + bytes(12)) + box(b"moov") + box(b"mdat", content)
+
+
 def answer(status: str, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
     """One HTTP answer; `length` makes Content-Length lie."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]

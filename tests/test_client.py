@@ -6,7 +6,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from scripted import CUT, SILENCE, ScriptedServer, answer
+from scripted import CUT, SILENCE, ScriptedServer, answer, box, mp4
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient
 from prefect_xai_video.errors import (
@@ -27,7 +27,7 @@ ID = "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
 KEY = "xai-very-secret"
 REQUEST = TextRequest(prompt="A cat")
 QUICK = Retries(attempts=3, first_wait=0.01, longest_wait=0.02)
-VIDEO = b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 4000
+VIDEO = mp4(bytes(range(256)) * 4000)
 ACCEPTED = answer("200 OK", json.dumps({"request_id": ID}).encode())
 PENDING = answer("202 Accepted")
 TOO_MANY = b'{"code":"resource-exhausted","error":"Too many requests for team"}'
@@ -315,8 +315,10 @@ async def test_a_download_without_length_is_taken(tmp_path):
     ("script", "text", "status"),
     [
         ([answer("200 OK", b"<html>", "Content-Type: text/html")], "text/html", None),
-        ([answer("200 OK", b"GIF89a....", MP4)], "no MP4", None),
-        ([answer("200 OK", b"", MP4)], "no MP4", None),
+        ([answer("200 OK", b"GIF89a....", MP4)] * 3, "no whole MP4 video: it does not begin", None),
+        ([answer("200 OK", b"", MP4)] * 3, "no whole MP4 video: it is empty", None),
+        ([answer("200 OK", VIDEO[:5000], MP4)] * 3, "it ends within the box at byte 32", None),
+        ([answer("200 OK", box(b"ftyp") + box(b"mdat"), MP4)] * 3, "no table of contents", None),
         ([answer("403 Forbidden")], "403", 403),
         ([answer("404 Not Found")], "404", 404),
         ([answer("500 Internal Server Error")] * 3, "500", 500),
@@ -330,6 +332,27 @@ async def test_what_is_no_whole_video_is_refused(tmp_path, script, text, status)
     assert error.http_status == status
     assert "s3cr3t" not in str(error)
     assert len(sent) == len(script)
+
+
+async def test_half_a_file_that_http_takes_for_whole_is_fetched_anew(tmp_path):
+    half = answer("200 OK", VIDEO[:5000], MP4, 'ETag: "1"')
+    fetched, sent = await download([half, answer("200 OK", VIDEO, MP4)], tmp_path / "v")
+    assert (tmp_path / "v").read_bytes() == VIDEO
+    assert fetched.sha256 == hashlib.sha256(VIDEO).hexdigest()
+    assert "range: " not in sent[1].lower()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        (1).to_bytes(4, "big") + b"mdat" + (16 + 5).to_bytes(8, "big") + b"media",
+        (0).to_bytes(4, "big") + b"mdat" + b"media",
+        b"junk",
+    ],
+)
+async def test_every_form_of_a_whole_mp4_is_taken(tmp_path, rest):
+    fetched, _ = await download([answer("200 OK", box(b"ftyp") + box(b"moov") + rest, MP4)], tmp_path / "v")
+    assert fetched.size == 16 + len(rest)
 
 
 async def test_a_disk_that_takes_no_more_is_a_storage_error(tmp_path):

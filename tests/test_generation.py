@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -7,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from api_key import API_KEY
-from scripted import CUT, SILENCE, ScriptedServer, answer
+from scripted import CUT, SILENCE, ScriptedServer, answer, mp4
 
-from prefect_xai_video import Retries, Timeouts, XaiVideoClient, generation
+from prefect_xai_video import Retries, Timeouts, XaiVideoClient, journal, submission
 from prefect_xai_video.errors import (
     DownloadError,
     InvalidRequest,
@@ -35,7 +36,7 @@ QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
 SCHEDULE = PollSchedule(first=0.1, shortest=0.05, longest=0.2)
 ACCEPTED = answer("200 OK", b'{"request_id":"0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"}')
 TOO_MANY = answer("429 Too Many Requests", b'{"error":"Too many"}', "Retry-After: 0")
-VIDEO = b"\x00\x00\x00\x18ftypmp42" + bytes(1000)
+VIDEO = mp4(bytes(1000))
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ async def test_an_unknown_outcome_is_sent_again_when_a_person_says_so_but_once_a
 
 
 async def test_a_recent_claim_of_somebody_else_is_waited_for(local, monkeypatch):
-    monkeypatch.setattr(generation, "CLAIM_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(journal, "CLAIM_WAIT_SECONDS", 0.05)
     held = await local.create(Receipt.claim("cat", REQUEST))
     async with scripted([], local) as (engine, server):
         starting = asyncio.create_task(engine.start(REQUEST, "cat"))
@@ -229,10 +230,9 @@ async def test_a_recent_claim_of_somebody_else_is_waited_for(local, monkeypatch)
 
 
 async def test_a_claim_left_by_a_crash_is_of_unknown_outcome(local):
-    receipt = Receipt.claim("cat", REQUEST)
-    long_ago = datetime.now(UTC) - timedelta(seconds=generation.CLAIM_SECONDS + 1)
-    old = receipt.attempt.model_copy(update={"started_at": long_ago})
-    await local.create(receipt.model_copy(update={"attempts": (old,)}))
+    await local.create(Receipt.claim("cat", REQUEST))
+    long_ago = time.time() - journal.CLAIM_SECONDS - 1
+    os.utime(local.root / "cat.json", (long_ago, long_ago))
     async with scripted([ACCEPTED], local) as (engine, server):
         with pytest.raises(SubmissionUnknown, match="under way"):
             await engine.start(REQUEST, "cat")
@@ -279,7 +279,7 @@ async def test_a_cancelled_start_still_learns_its_request_id(local):
 
 
 async def test_a_start_that_is_cancelled_again_and_again_still_learns_its_request_id(local, monkeypatch):
-    monkeypatch.setattr(generation, "CLEANUP_SECONDS", 0.1)
+    monkeypatch.setattr(submission, "CLEANUP_SECONDS", 0.1)
     reply = threading.Event()
 
     def late():
@@ -357,7 +357,7 @@ async def test_done_without_a_url_is_an_error_with_the_request_id(local):
 
 
 async def test_a_claim_that_was_replaced_meanwhile_waits_for_the_one_that_replaced_it(local, monkeypatch):
-    monkeypatch.setattr(generation, "CLAIM_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(journal, "CLAIM_WAIT_SECONDS", 0.05)
     async with scripted([ACCEPTED], local) as (engine, _):
         submit = engine.client.submit
 
@@ -419,7 +419,7 @@ async def test_a_request_that_xai_no_longer_knows_has_expired_after_a_day(local,
 
 
 async def test_a_receipt_that_can_neither_be_read_nor_created_is_told(local, monkeypatch):
-    monkeypatch.setattr(generation, "OVERTAKEN_WAIT_SECONDS", 0)
+    monkeypatch.setattr(submission, "OVERTAKEN_WAIT_SECONDS", 0)
     local.root.mkdir(exist_ok=True)
     (local.root / "cat.json").symlink_to("nowhere")
     async with scripted([], local) as (engine, _):

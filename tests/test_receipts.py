@@ -4,7 +4,7 @@ from decimal import Decimal
 import pytest
 
 from prefect_xai_video.errors import InvalidRequest, RateLimited, SubmissionUnknown, VideoFailed, VideoModerated
-from prefect_xai_video.receipts import LEGAL, IllegalTransition, Receipt, StoredFile, check_key
+from prefect_xai_video.receipts import LEGAL, NEXT_STEP, IllegalTransition, Receipt, StoredFile, check_key
 from prefect_xai_video.requests import TextRequest
 from prefect_xai_video.responses import VideoStatus
 
@@ -147,23 +147,102 @@ def test_maybe_paid_is_false_only_while_all_was_refused():
     ("edit", "text"),
     [
         (lambda told: told | {"version": 2}, "version is 2"),
-        (lambda told: told | {"request_id": "another"}, "request_id"),
-        (lambda told: told | {"state": "paid"}, "state"),
-        (lambda told: {name: value for name, value in told.items() if name != "attempts"}, "attempts"),
-        (lambda told: told | {"surprise": 1}, "surprise"),
         (lambda told: [told], "no receipt"),
-        (lambda told: told | {"attempts": []}, "attempts"),
-        (lambda told: told | {"state": "stored"}, "stored without a file"),
-        (
-            lambda told: told | {"request_id": None, "attempts": [told["attempts"][0] | {"request_id": None}]},
-            "without a request id",
-        ),
+        (lambda told: told | {"request_id": "another"}, "checksum"),
+        (lambda told: told | {"state": "refused"}, "checksum"),
+        (lambda told: told | {"surprise": 1}, "checksum"),
+        (lambda told: told | {"attempts": []}, "checksum"),
+        (lambda told: told | {"checksum": "00"}, "checksum"),
+        (lambda told: {name: value for name, value in told.items() if name != "checksum"}, "checksum"),
     ],
 )
-def test_what_is_no_receipt_of_this_version_is_refused(edit, text):
+def test_what_is_no_receipt_of_this_version_or_was_edited_is_refused(edit, text):
     told = json.loads(in_state("submitted").to_json())
     with pytest.raises(ValueError, match=text):
         Receipt.from_json(json.dumps(edit(told)).encode())
+
+
+def test_a_receipt_may_be_laid_out_otherwise():
+    receipt = in_state("stored")
+    assert Receipt.from_json(json.dumps(json.loads(receipt.to_json()), sort_keys=True).encode()) == receipt
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"state": "stored"}, "its last attempt is submitted"),
+        ({"state": "paid"}, "state"),
+        ({"attempts": ()}, "attempts"),
+        ({"file": FILE}, "submitted with a file"),
+        ({"attempts": (in_state("submitted").attempt.model_copy(update={"request_id": None}),)}, "without a request"),
+    ],
+)
+def test_a_receipt_that_contradicts_itself_can_not_be(changes, text):
+    told = in_state("submitted").model_dump(exclude=set(Receipt.model_computed_fields))
+    with pytest.raises(ValueError, match=text):
+        Receipt(**told | changes)
+
+
+def test_a_delivered_video_needs_no_request_id():
+    direct = Receipt.claim("cat", REQUEST, direct=True)
+    unknown = direct.unknown(SubmissionUnknown("lost"))
+    assert [attempt.claim for attempt in unknown.undelivered] == [direct.attempt.claim]
+    done = unknown.delivered(direct.attempt.claim)
+    assert (done.state, done.request_id, done.failure, done.undelivered) == ("done", None, None, ())
+    stored = done.stored(FILE)
+    assert Receipt.from_json(stored.to_json()) == stored
+    assert stored.video("file:///v/cat.json").request_id is None
+
+
+def test_a_late_reply_to_a_delivered_video_is_kept():
+    direct = Receipt.claim("cat", REQUEST, direct=True)
+    done = direct.unknown(SubmissionUnknown("lost")).delivered(direct.attempt.claim)
+    noted = done.late_reply(direct.attempt.claim, ID)
+    assert (noted.state, noted.request_id) == ("done", ID)
+
+
+def test_the_delivery_of_an_earlier_attempt_makes_it_the_current_one():
+    first = Receipt.claim("cat", REQUEST, direct=True)
+    second = first.unknown(SubmissionUnknown("lost")).sent_again(REQUEST, "resubmit").refused(REFUSAL)
+    done = second.delivered(first.attempt.claim)
+    assert [(a.number, a.outcome) for a in done.attempts] == [(2, "refused"), (1, "done")]
+
+
+@pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored", "failed"])
+def test_only_what_has_no_outcome_waits_for_a_delivery(state):
+    receipt = in_state(state)
+    with pytest.raises(IllegalTransition):
+        receipt.delivered(receipt.attempt.claim)
+
+
+def test_an_adopted_request_id_is_the_lost_reply():
+    adopted = in_state("unknown").adopted(ID)
+    assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", ID, "first")
+    assert len(adopted.attempts) == 1
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "moderated", "expired"])
+def test_an_adopted_request_id_after_another_end_is_one_more_attempt(state):
+    adopted = in_state(state).adopted("found", "run-2")
+    assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", "found", "adopted")
+    assert [attempt.number for attempt in adopted.attempts] == [1, 2]
+    assert Receipt.from_json(adopted.to_json()) == adopted
+
+
+@pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored"])
+def test_a_key_that_has_its_request_adopts_no_other(state):
+    with pytest.raises(IllegalTransition):
+        in_state(state).adopted("found")
+
+
+def test_a_request_that_nobody_knows_can_be_adopted():
+    adopted = Receipt.adopt("cat", ID)
+    assert (adopted.state, adopted.request_id, adopted.fingerprint) == ("submitted", ID, None)
+    assert Receipt.from_json(adopted.to_json()) == adopted
+
+
+def test_for_every_state_there_is_something_to_do():
+    assert NEXT_STEP.keys() == LEGAL.keys()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"version":1'])

@@ -1,0 +1,209 @@
+"""What every store can do.
+
+A store gives the two guarantees that everything else leans on: a receipt is *created* by exactly one of those who
+try, and it is *replaced* only by who has read what is replaced.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect_aws import AwsCredentials, MinIOCredentials
+
+from prefect_xai_video.download import Download
+from prefect_xai_video.errors import InvalidRequest, StorageError
+from prefect_xai_video.receipts import Receipt, StoredFile
+
+ROOM_FOR_A_VIDEO = 32 * 2**20
+"""Free bytes that must be there before a video is paid for. 15 s have about 10 MB."""
+
+
+UPLOAD_SECONDS = 6 * 3600
+"""How long xAI may put a video into a store: long enough for a request that waits in its queue. A signature that was
+made with the credentials of a role ends with them, which may be earlier."""
+
+
+class Overtaken(Exception):
+    """Somebody else wrote the receipt first. Read it again; never seen outside the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A receipt as it lay in the store.
+
+    Attributes:
+        receipt: The receipt.
+        version: What the store calls this state of it; needed to replace it.
+        age: Seconds since it was written, by the store's own clock: those of two machines may differ.
+    """
+
+    receipt: Receipt
+    version: str
+    age: float = field(default=0, compare=False)
+
+
+class VideoStore(ABC):
+    """A place for videos, each `<key>.mp4` with its receipt `<key>.json` beside it.
+
+    With direct delivery, xAI puts the video of each attempt to a hidden place of its own, `.<key>.<claim>.mp4`. What
+    appears there was surely accepted, and what comes there late does not touch the video that is stored.
+    """
+
+    s3_credentials: AwsCredentials | MinIOCredentials | None = None
+    """Credentials of the store's bucket, with which `s3://` inputs are read too."""
+
+    @abstractmethod
+    async def read(self, key: str) -> Held | None:
+        """Read a receipt; None if there is none.
+
+        Raises:
+            StorageError: If the store can't be read, or what lies there is no receipt.
+        """
+
+    @abstractmethod
+    async def create(self, receipt: Receipt) -> Held:
+        """Write the first receipt of a key.
+
+        Raises:
+            Overtaken: If there is one.
+            StorageError: If the store can't be written to, or has no room for a video.
+        """
+
+    @abstractmethod
+    async def replace(self, held: Held, receipt: Receipt) -> Held:
+        """Write a receipt in the place of the one that was read.
+
+        Raises:
+            Overtaken: If somebody has written another one since.
+            StorageError: If the store can't be written to.
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """List the keys that have a receipt, or something in its place, and begin with a prefix.
+
+        Raises:
+            StorageError: If the store can't be read.
+        """
+
+    @abstractmethod
+    def workspace(self, key: str) -> AbstractContextManager[Path]:
+        """Give the path of a temporary file for a download, and removes it at the end."""
+
+    @abstractmethod
+    async def put_video(self, key: str, path: Path, download: Download, request_id: str) -> StoredFile:
+        """Put a downloaded file in its place in one step, and look whether it is there.
+
+        Raises:
+            StorageError: If it can't be written, or is not what was written.
+        """
+
+    @abstractmethod
+    async def check_video(self, key: str, file: StoredFile) -> None:
+        """Look whether a stored video is still there, with the size it had.
+
+        Raises:
+            StorageError: If it is not.
+        """
+
+    @abstractmethod
+    def uri(self, name: str) -> str:
+        """The URI of a file in this store."""
+
+    async def upload_url(self, key: str, claim: str) -> str:
+        """Make a signed URL to which xAI can put the video of a claim.
+
+        Raises:
+            InvalidRequest: If the store has none.
+        """
+        raise InvalidRequest(
+            "delivery: 'direct' is not allowed with a directory, which xAI can't reach; allowed: an S3Bucket as "
+            "storage, or delivery='download'."
+        )
+
+    def is_upload_url(self, url: str, key: str, claim: str) -> bool:
+        """Whether a URL is that of the place to which xAI delivers the video of a claim."""
+        return False
+
+    async def is_delivered(self, key: str, claim: str) -> bool:
+        """Whether xAI has delivered the video of a claim."""
+        return False
+
+    async def take_delivery(self, key: str, claim: str, request_id: str | None) -> StoredFile | None:
+        """Put the delivered video of a claim in its place, and look whether it is there.
+
+        Returns:
+            The stored file, or None if nothing was delivered.
+
+        Raises:
+            StorageError: If it can't be moved, or what was delivered is no video.
+        """
+        return None
+
+    async def drop_delivery(self, key: str, claim: str) -> None:
+        """Remove what was delivered, once it is stored. It is no harm if that fails."""
+        return None
+
+    def receipt_uri(self, key: str) -> str:
+        """Where the receipt of a key lies."""
+        return self.uri(f"{key}.json")
+
+    def _held(self, key: str, content: bytes, version: str, age: float) -> Held:
+        uri = self.receipt_uri(key)
+        try:
+            receipt = Receipt.from_json(content)
+        except ValueError as error:
+            raise StorageError(
+                f"The receipt {uri} can't be read: {error}. Nothing was sent. It may stand for a paid video: put a "
+                f"good copy of it back, or move it away and adopt its request id.",
+                key=key,
+            ) from None
+        if receipt.key != key:
+            raise StorageError(f"The receipt {uri} is that of another key, {receipt.key!r}.", key=key)
+        return Held(receipt, version, age)
+
+    def _check_size(self, file: StoredFile, size: int | None) -> None:
+        if size != file.size:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise StorageError(
+                f"The receipt says that {file.uri} is stored with {file.size} bytes, but it {found}. Put it back, "
+                f"or remove the receipt to pay for a new one."
+            )
+
+
+def delivery_name(key: str, claim: str) -> str:
+    """The name to which xAI delivers the video of a claim. No key has a part that begins with a dot."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}.{name}.{claim}.mp4"
+
+
+def foreign(uri: str) -> StorageError:
+    """The error of a video without receipt."""
+    return StorageError(f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.")
+
+
+def check_room(directory: Path) -> None:
+    """Check that there is room for a video.
+
+    Raises:
+        StorageError: If there is not.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < ROOM_FOR_A_VIDEO:
+        raise StorageError(
+            f"{directory} has {free / 2**20:.1f} MiB free; at least {ROOM_FOR_A_VIDEO // 2**20} MiB are needed "
+            f"before a video is paid for."
+        )
+
+
+@contextmanager
+def told(path: Path, what: str = "written") -> Iterator[None]:
+    """Turn what a file system refuses into one sentence about a file."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        raise StorageError(f"{name} can't be {what}: {error.strerror or error}.") from None

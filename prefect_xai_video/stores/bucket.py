@@ -1,0 +1,314 @@
+"""S3Store: videos and receipts in a bucket.
+
+A receipt is created with `If-None-Match: *` and replaced with `If-Match`. A server that does not heed these is found
+out by the first claim in a process, before anything is paid for.
+"""
+
+import asyncio
+import base64
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from prefect_aws import S3Bucket
+from typing_extensions import override
+
+from prefect_xai_video.download import Download, looks_like_mp4
+from prefect_xai_video.errors import StorageError
+from prefect_xai_video.receipts import Receipt, StoredFile
+from prefect_xai_video.requests import wire_url
+from prefect_xai_video.stores.base import (
+    UPLOAD_SECONDS,
+    Held,
+    Overtaken,
+    VideoStore,
+    check_room,
+    delivery_name,
+    foreign,
+    told,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+T = TypeVar("T")
+
+_heeding: set[tuple[str, str]] = set()
+"""Endpoints and buckets that were seen to heed the conditions of a write, in this process."""
+
+
+class S3Store(VideoStore):
+    """A bucket on S3, or on a server that speaks its protocol and heeds conditional writes.
+
+    Args:
+        bucket: The bucket block; its folder comes before every key.
+    """
+
+    def __init__(self, bucket: S3Bucket) -> None:
+        self.bucket = bucket
+        self.s3_credentials = bucket.credentials
+
+    @override
+    def uri(self, name: str) -> str:
+        return f"s3://{self.bucket.bucket_name}/{self._object_key(name)}"
+
+    @override
+    async def read(self, key: str) -> Held | None:
+        content, etag, age = await self._call(lambda client: self._get(client, f"{key}.json"))
+        return None if content is None else self._held(key, content, etag, age)
+
+    @override
+    async def create(self, receipt: Receipt) -> Held:
+        if not receipt.attempt.direct:
+            check_room(Path(tempfile.gettempdir()))
+        if await self._call(lambda client: self._size(client, f"{receipt.key}.mp4")) is not None:
+            if await self.read(receipt.key) is not None:
+                raise Overtaken
+            raise foreign(self.uri(f"{receipt.key}.mp4"))
+        return await self._put_receipt(receipt, IfNoneMatch="*")
+
+    @override
+    async def replace(self, held: Held, receipt: Receipt) -> Held:
+        return await self._put_receipt(receipt, IfMatch=held.version)
+
+    @override
+    async def keys(self, prefix: str = "") -> AsyncIterator[str]:
+        root = self._object_key("x")[:-1]
+        for name in await self._call(lambda client: self._names(client, root + prefix)):
+            key = name.removeprefix(root).removesuffix(".json")
+            if name.endswith(".json") and not any(part.startswith(".") for part in key.split("/")):
+                yield key
+
+    @override
+    @contextmanager
+    def workspace(self, key: str) -> Iterator[Path]:
+        with told(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="xai-video-") as directory:
+            yield Path(directory) / "video.mp4"
+
+    @override
+    async def put_video(self, key: str, path: Path, download: Download, request_id: str) -> StoredFile:
+        name = f"{key}.mp4"
+        file = StoredFile(
+            uri=self.uri(name),
+            size=download.size,
+            sha256=download.sha256,
+            content_type=download.content_type,
+        )
+        metadata = {"sha256": download.sha256, "request-id": request_id}
+        # prefect-aws makes its first client on the event loop, which takes 0.2 s: have it made in a thread.
+        await self._call(lambda client: None)
+        with self._told():
+            await self.bucket.aupload_from_path(
+                path,
+                name,
+                ExtraArgs={"ContentType": download.content_type, "Metadata": metadata},
+            )
+        await self.check_video(key, file)
+        return file
+
+    @override
+    async def check_video(self, key: str, file: StoredFile) -> None:
+        self._check_size(file, await self._call(lambda client: self._size(client, f"{key}.mp4")))
+
+    @override
+    async def upload_url(self, key: str, claim: str) -> str:
+        place = self._place(delivery_name(key, claim)) | {"ContentType": "video/mp4"}
+
+        def sign(client: "S3Client") -> str:
+            # Left to itself, boto3 signs in an old way that some regions and encrypted buckets refuse.
+            config = client.meta.config.merge(Config(signature_version="s3v4"))
+            session = self.bucket.credentials.get_boto3_session()
+            signing = session.client("s3", config=config, endpoint_url=client.meta.endpoint_url)
+            return signing.generate_presigned_url("put_object", Params=place, ExpiresIn=UPLOAD_SECONDS)
+
+        return wire_url(await self._call(sign), "storage")
+
+    @override
+    def is_upload_url(self, url: str, key: str, claim: str) -> bool:
+        return unquote(urlsplit(url).path).endswith(f"/{self._object_key(delivery_name(key, claim))}")
+
+    @override
+    async def is_delivered(self, key: str, claim: str) -> bool:
+        return await self._call(lambda client: self._size(client, delivery_name(key, claim))) is not None
+
+    @override
+    async def take_delivery(self, key: str, claim: str, request_id: str | None) -> StoredFile | None:
+        return await self._call(lambda client: self._take(client, key, claim, request_id))
+
+    @override
+    async def drop_delivery(self, key: str, claim: str) -> None:
+        with suppress(StorageError):
+            await self._call(lambda client: client.delete_object(**self._place(delivery_name(key, claim))))
+
+    def _object_key(self, name: str) -> str:
+        return (PurePosixPath(self.bucket.bucket_folder) / name).as_posix()
+
+    def _place(self, name: str) -> dict[str, Any]:
+        return {"Bucket": self.bucket.bucket_name, "Key": self._object_key(name)}
+
+    async def _put_receipt(self, receipt: Receipt, **condition: str) -> Held:
+        etag = await self._call(lambda client: self._put_if(client, receipt, condition))
+        held = Held(receipt, etag)
+        if receipt.state == "sending":
+            await self._check_heeded(held)
+        return held
+
+    def _put_if(self, client: "S3Client", receipt: Receipt, condition: dict[str, Any]) -> str:
+        name, content = f"{receipt.key}.json", receipt.to_json()
+        try:
+            return self._put(client, receipt, condition)
+        except (ClientError, BotoCoreError) as error:
+            # boto3 sends again what was not answered: the refusal may be of our own write, whose reply was lost.
+            with suppress(ClientError, BotoCoreError):
+                found, etag, _ = self._get(client, name)
+                if found == content:
+                    return etag
+            if _code(error) in _CONDITION_FAILED:
+                raise Overtaken from None
+            raise
+
+    def _put(self, client: "S3Client", receipt: Receipt, condition: dict[str, Any]) -> str:
+        place = self._place(f"{receipt.key}.json")
+        answer = client.put_object(**place, Body=receipt.to_json(), ContentType="application/json", **condition)
+        return answer["ETag"]
+
+    async def _check_heeded(self, held: Held) -> None:
+        """Write a claim again under conditions that do not hold, and see whether the server refuses.
+
+        It writes what is there already, so nothing is lost where the server does not refuse.
+
+        Raises:
+            StorageError: If it does not. The claim is then noted as refused, since nothing will be sent.
+        """
+        ignored = await self._call(lambda client: self._ignored_condition(client, held.receipt))
+        if ignored is None:
+            return
+        error = StorageError(
+            f"The S3 server of bucket {self.bucket.bucket_name!r} ignores {ignored}: two runs could both pay for one "
+            f"video. Nothing was sent. Use a server that heeds conditional writes, or a directory.",
+            key=held.receipt.key,
+        )
+        with suppress(StorageError, Overtaken):
+            await self._call(lambda client: self._put(client, held.receipt.refused(error), {}))
+        raise error
+
+    def _ignored_condition(self, client: "S3Client", receipt: Receipt) -> str | None:
+        place = (client.meta.endpoint_url, self.bucket.bucket_name)
+        host = urlsplit(client.meta.endpoint_url).hostname or ""
+        if place in _heeding or host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            return None
+        for header, condition in _CONDITIONS_THAT_FAIL.items():
+            try:
+                self._put(client, receipt, condition)
+            except ClientError as error:
+                if _code(error) not in _CONDITION_FAILED:
+                    raise
+            else:
+                return header
+        _heeding.add(place)
+        return None
+
+    def _get(self, client: "S3Client", name: str) -> tuple[bytes | None, str, float]:
+        try:
+            answer = client.get_object(**self._place(name))
+        except ClientError as error:
+            if _code(error) == "NoSuchKey":
+                return None, "", 0
+            raise
+        return answer["Body"].read(), answer["ETag"], _age(answer)
+
+    def _size(self, client: "S3Client", name: str) -> int | None:
+        try:
+            head = client.head_object(**self._place(name))
+            return head["ContentLength"]
+        except ClientError as error:
+            if _code(error) in {"404", "NoSuchKey"}:
+                return None
+            raise
+
+    def _names(self, client: "S3Client", prefix: str) -> list[str]:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.bucket_name, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    def _take(self, client: "S3Client", key: str, claim: str, request_id: str | None) -> StoredFile | None:
+        delivered = self._place(delivery_name(key, claim))
+        size = self._size(client, delivery_name(key, claim))
+        if size is None:
+            return None
+        if not looks_like_mp4(client.get_object(**delivered, Range="bytes=0-15")["Body"].read() if size else b""):
+            raise StorageError(f"What xAI delivered to {self.uri(delivery_name(key, claim))} is no MP4 video.")
+        copy = client.copy_object(
+            **self._place(f"{key}.mp4"),
+            CopySource={"Bucket": delivered["Bucket"], "Key": delivered["Key"]},
+            MetadataDirective="REPLACE",
+            ContentType="video/mp4",
+            Metadata={"request-id": request_id} if request_id else {},
+            ChecksumAlgorithm="SHA256",
+        )
+        found = self._size(client, f"{key}.mp4")
+        digest = copy["CopyObjectResult"].get("ChecksumSHA256")
+        sha256 = base64.b64decode(digest).hex() if digest else self._digest(client, f"{key}.mp4")
+        file = StoredFile(uri=self.uri(f"{key}.mp4"), size=size, sha256=sha256, content_type="video/mp4")
+        self._check_size(file, found)
+        return file
+
+    def _digest(self, client: "S3Client", name: str) -> str:
+        """Read an object to compute its digest, for a server that can't tell it."""
+        digest = hashlib.sha256()
+        for piece in client.get_object(**self._place(name))["Body"].iter_chunks(2**20):
+            digest.update(piece)
+        return digest.hexdigest()
+
+    async def _call(self, call: Callable[["S3Client"], T]) -> T:
+        with self._told():
+            return await asyncio.to_thread(lambda: call(self._client()))
+
+    def _client(self) -> "S3Client":
+        try:
+            return self.bucket.credentials.get_s3_client()
+        except ValueError as error:
+            raise StorageError(f"The bucket {self.bucket.bucket_name!r} can't be used: {error}.") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            # An upload wraps what went wrong in an error of boto3's own.
+            cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
+            raise StorageError(
+                f"The bucket {self.bucket.bucket_name!r} can't be used: {cause}.", transient=_is_transient(cause)
+            ) from None
+
+
+_CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_CONDITIONS_THAT_FAIL = {"If-None-Match": {"IfNoneMatch": "*"}, "If-Match": {"IfMatch": f'"{"0" * 32}"'}}
+
+
+def _age(answer: "GetObjectOutputTypeDef") -> float:
+    """Seconds since an object was written. Both times are the server's, so its clock need not be right."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+    return max((now - answer["LastModified"]).total_seconds(), 0)
+
+
+def _code(error: ClientError | BotoCoreError) -> str:
+    return str(error.response["Error"].get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Server errors and broken connections pass; what S3 refuses, it refuses again."""
+    if isinstance(error, ClientError):
+        return error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
+    return isinstance(error, HTTPClientError | BotoConnectionError)
