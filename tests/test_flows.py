@@ -206,7 +206,7 @@ def test_warn_lets_the_service_decide(directory, xai, submissions, monkeypatch, 
 
 def test_moderation_carries_what_it_cost(directory, xai):
     with pytest.raises(VideoModerated) as caught:
-        make(prompt="[moderated]", key="cat", storage=directory, credentials=xai)
+        make(prompt="[fault:moderated]", key="cat", storage=directory, credentials=xai)
     assert (caught.value.key, caught.value.cost_usd) == ("cat", Decimal("0.05"))
     assert caught.value.request_id
 

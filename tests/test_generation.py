@@ -112,7 +112,7 @@ async def test_a_step_taken_too_early_says_what_comes_first(engine):
 
 
 async def test_a_moderated_video_is_told_again_without_paying_until_regenerated(engine, submissions):
-    blocked = build_request("A [moderated] cat", duration=1)
+    blocked = build_request("A [fault:moderated] cat", duration=1)
     for _ in range(2):
         with pytest.raises(VideoModerated) as caught:
             await make(engine, "cat", blocked)
@@ -128,12 +128,12 @@ async def test_a_moderated_video_is_told_again_without_paying_until_regenerated(
 
 async def test_a_better_prompt_may_regenerate_what_was_moderated(engine):
     with pytest.raises(VideoModerated):
-        await make(engine, "cat", build_request("A [moderated] cat", duration=1))
+        await make(engine, "cat", build_request("A [fault:moderated] cat", duration=1))
     assert (await make(engine, "cat", REQUEST, regenerate=True)).key == "cat"
 
 
 async def test_a_retried_run_regenerates_only_once(engine, submissions):
-    blocked = build_request("A [moderated] cat", duration=1)
+    blocked = build_request("A [fault:moderated] cat", duration=1)
     for _ in range(4):
         with pytest.raises(VideoModerated):
             await make(engine, "cat", blocked, flow_run_id="run-1", regenerate=True)

@@ -23,6 +23,7 @@ def main() -> None:
         requests_per_second=options.requests_per_second,
         log=options.log,
         port=options.port,
+        clock_ahead_seconds=options.clock_ahead_seconds,
     )
     try:
         with emulator:
@@ -68,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="refuse with 429 submissions and polls beyond this rate (default: no limit)",
+    )
+    parser.add_argument(
+        "--clock-ahead-seconds",
+        type=float,
+        default=0,
+        metavar="S",
+        help="how far its wall clock runs ahead of this machine's (default: 0)",
     )
     return parser
 

@@ -1,31 +1,40 @@
 """The routes: what is answered to which request, and in which order it is checked."""
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from prefect_xai_video.capabilities import MODELS, ModelCapabilities, capabilities_of
 from prefect_xai_video.emulator import refusals
-from prefect_xai_video.emulator.bodies import Body, EditBody, ExtensionBody, GenerationBody, read_body
+from prefect_xai_video.emulator.bodies import (
+    EditBody,
+    ExtensionBody,
+    FaultBody,
+    GenerationBody,
+    Submitted,
+    read_body,
+)
+from prefect_xai_video.emulator.downloads import answer_download, answer_public_download
+from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.ledger import ledger
+from prefect_xai_video.emulator.polls import answer_poll
 from prefect_xai_video.emulator.requestlog import note_request_id
 from prefect_xai_video.emulator.service import Service
+from prefect_xai_video.emulator.starts import STARTS, answer_accepted, turn_away
 from prefect_xai_video.emulator.validation import (
     AcceptedRequest,
     accept_edit,
     accept_extension,
     accept_generation,
 )
-from prefect_xai_video.emulator.videos import answer_poll, public_url_is_open
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -64,34 +73,37 @@ def _routes() -> list[Route]:
         Route("/xai-vidgen-bucket/{number:int}/xai-video-{request_id}.mp4", _download),
         Route("/xai-files/{request_id}.mp4", _public_file),
         Route("/emulator/ledger", _ledger),
+        Route("/emulator/faults", _faults),
+        Route("/emulator/faults", _choose_fault, methods=["POST"]),
     ]
 
 
-def _submission(shape: type[Body], accept: Callable[[Body], AcceptedRequest]) -> Endpoint:
-    async def submit(request: Request) -> Response:
+def _submission(shape: type[Submitted], accept: Callable[[Submitted], AcceptedRequest]) -> Endpoint:
+    async def submit(request: Request) -> ASGIApp:
         service = _service(request)
         body = await read_body(request, shape)
         service.check_key(request.headers.get("authorization"))
         service.check_rate()
-        video = service.submit(accept(body))
+        accepted = accept(body)
+        faults = service.faults.of(body)
+        fault = faults.strike_of(STARTS)
+        refusal = turn_away(fault, service.clock)
+        if refusal is not None:
+            return refusal
+        video = service.submit(accepted, faults)
         note_request_id(request, video.request_id)
-        return JSONResponse({"request_id": video.request_id})
+        return answer_accepted(fault, video.request_id)
 
     return submit
 
 
-async def _poll(request: Request) -> Response:
+async def _poll(request: Request) -> ASGIApp:
     service = _service(request)
     request_id = request.path_params["request_id"]
     note_request_id(request, request_id)
     service.check_key(request.headers.get("authorization"))
     service.check_rate()
-    return answer_poll(
-        service.video(request_id),
-        root_url=service.root_url,
-        render_seconds=service.settings.render_seconds,
-        url_ttl_seconds=service.settings.url_ttl_seconds,
-    )
+    return answer_poll(service, service.video(request_id))
 
 
 async def _models(request: Request) -> Response:
@@ -134,33 +146,31 @@ async def _api_key(request: Request) -> Response:
     )
 
 
-async def _download(request: Request) -> Response:
-    request_id = request.path_params["request_id"]
-    number = request.path_params.get("number", 1)
-    note_request_id(request, request_id)
-    video = _service(request).videos.get(request_id)
-    if video is None or not video.was_handed_out(number):
-        return PlainTextResponse("Not found", status_code=404)
-    if video.has_expired(number):
-        return PlainTextResponse("The URL has expired", status_code=403)
-    return _file(video.path)
-
-
-async def _public_file(request: Request) -> Response:
+async def _download(request: Request) -> ASGIApp:
     request_id = request.path_params["request_id"]
     note_request_id(request, request_id)
-    video = _service(request).videos.get(request_id)
-    if video is None or not public_url_is_open(video, time.time()):
-        return PlainTextResponse("Not found", status_code=404)
-    return _file(video.path)
+    return answer_download(request, _service(request).videos.get(request_id))
 
 
-def _file(path: Path) -> Response:
-    return FileResponse(path, media_type="video/mp4")
+async def _public_file(request: Request) -> ASGIApp:
+    service = _service(request)
+    request_id = request.path_params["request_id"]
+    note_request_id(request, request_id)
+    return answer_public_download(request, service.videos.get(request_id), service.clock.now())
 
 
 async def _ledger(request: Request) -> Response:
     return JSONResponse(ledger(_service(request).videos.values()))
+
+
+async def _faults(_: Request) -> Response:
+    return JSONResponse({fault.value: fault.sentence for fault in Fault})
+
+
+async def _choose_fault(request: Request) -> Response:
+    body = await read_body(request, FaultBody)
+    _service(request).faults.for_next(body.fault, body.submissions)
+    return JSONResponse(body.model_dump())
 
 
 async def _not_allowed(_: Request) -> Response:

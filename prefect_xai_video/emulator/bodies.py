@@ -117,7 +117,17 @@ class ExtensionBody(SubmissionBody):
     duration: _Integer | None = None
 
 
-Body = TypeVar("Body", bound=SubmissionBody)
+class FaultBody(_Shape):
+    """The body of POST /emulator/faults, which is none of the service's: a misspelled field is told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fault: str
+    submissions: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+Body = TypeVar("Body", bound=_Shape)
+Submitted = TypeVar("Submitted", bound=SubmissionBody)
 
 
 async def read_body(request: Request, shape: type[Body]) -> Body:
@@ -153,6 +163,9 @@ def _problem(error: ErrorDetails) -> str:
         case "missing":
             *path, field = path
             problem = f"missing field `{field}`"
+        case "extra_forbidden":
+            *path, field = path
+            problem = f"unknown field `{field}`"
         case "missing_source" | "unknown_variant":
             problem = error["msg"]
         case _:

@@ -46,7 +46,7 @@ def ledger(videos: Iterable[Video]) -> dict[str, Any]:
     }
 
 
-def _row(video: Video) -> dict[str, str]:
+def _row(video: Video) -> dict[str, Any]:
     return {
         "request_id": video.request_id,
         "time": video.submitted_at.isoformat(),
@@ -54,6 +54,7 @@ def _row(video: Video) -> dict[str, str]:
         "mode": video.request.mode,
         "cost_usd": _amount(video.cost_usd),
         "outcome": video.outcome,
+        "faults": list(video.fault_names),
     }
 
 

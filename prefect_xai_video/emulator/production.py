@@ -14,7 +14,8 @@ import httpx
 
 from prefect_xai_video.emulator.inputs import Contents, RenderFailed, contents_of, is_loopback
 from prefect_xai_video.emulator.ledger import cost_of
-from prefect_xai_video.emulator.videos import MODERATED_WORD, Video
+from prefect_xai_video.emulator.outcomes import check_upload, outcome_of
+from prefect_xai_video.emulator.videos import Video
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,11 @@ class Production:
         try:
             await self._draw(video)
             await self._rest(video)
-            if MODERATED_WORD in video.request.prompt:
-                video.outcome = "moderated"
-                return
-            if video.request.upload_url is not None:
-                await self._upload(video.request.upload_url, video.path)
-            video.outcome = "done"
+            outcome = outcome_of(video.faults)
+            if outcome == "done" and video.upload_url is not None:
+                check_upload(video.faults)
+                await self._upload(video.upload_url, video.path)
+            video.outcome = outcome
         except RenderFailed as failure:
             await self._rest(video)
             video.fail(failure)

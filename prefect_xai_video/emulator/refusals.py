@@ -33,13 +33,14 @@ def unauthenticated(problem: str) -> Refused:
     return _flat(401, "unauthenticated", problem)
 
 
-def too_many_requests(actual: int, limit: int) -> Refused:
+def too_many_requests(actual: int, limit: int, retry_after: str | None = None) -> Refused:
     """429: more requests per second than the team may send."""
     return _flat(
         429,
         "resource-exhausted",
         f"Too many requests for team {TEAM}. Your team's rate limits are: "
         f"Requests per Second (actual/limit): {actual}/{limit}. Please slow down.",
+        retry_after,
     )
 
 
@@ -58,6 +59,21 @@ def not_found(problem: str) -> Refused:
     return _flat(404, "not-found", problem)
 
 
+def unknown_request(request_id: str) -> Refused:
+    """404: there is no such video, or no longer."""
+    return not_found(f"The request {request_id} does not exist.")
+
+
+def internal_error() -> Refused:
+    """500: the service does not know what to do."""
+    return _flat(500, "internal-error", "Internal error.")
+
+
+def service_unavailable(retry_after: str | None = None) -> Refused:
+    """503: the service has no capacity."""
+    return _flat(503, "service-unavailable", "The service is currently unavailable.", retry_after)
+
+
 def no_credits() -> Refused:
     """403: the team has nothing left to spend."""
     return _flat(
@@ -73,5 +89,6 @@ def unknown_route(path: str) -> Response:
     return JSONResponse({"error": {"code": 404, "message": message}}, status_code=404)
 
 
-def _flat(status: int, code: str, error: str) -> Refused:
-    return Refused(JSONResponse({"code": code, "error": error}, status_code=status))
+def _flat(status: int, code: str, error: str, retry_after: str | None = None) -> Refused:
+    headers = None if retry_after is None else {"Retry-After": retry_after}
+    return Refused(JSONResponse({"code": code, "error": error}, status_code=status, headers=headers))

@@ -1,13 +1,15 @@
 """The log of requests: one line of JSON each, and never a key."""
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prefect_xai_video.emulator.clock import Clock
 
 SHOWN_OF_DATA_URL = 64
 
@@ -54,37 +56,44 @@ def note_request_id(request: Request, request_id: str) -> None:
 
 
 class LoggedRequests:
-    """Logs each request just before its answer begins, so that whoever has the answer finds it in the log."""
+    """Logs each request just before its answer begins, so that whoever has the answer finds it in the log.
 
-    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+    Where there is no answer, the request is logged with status null just before the client has to do without.
+    """
+
+    def __init__(self, app: ASGIApp, log: RequestLog, clock: Clock) -> None:
         self._app = app
         self._log = log
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        entry = _entry(scope)
+        entry = _entry(scope, self._clock.now())
         scope.setdefault("state", {})["entry"] = entry
+        logged = False
 
         async def send_logged(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                entry["status"] = message["status"]
+            nonlocal logged
+            if not logged:
+                entry["status"] = message.get("status")
                 self._log.add(entry)
+                logged = True
             await send(message)
 
         try:
             await self._app(scope, receive, send_logged)
         finally:
-            if entry["status"] is None:
+            if not logged:
                 self._log.add(entry)
 
 
-def _entry(scope: Scope) -> Entry:
+def _entry(scope: Scope, time: datetime) -> Entry:
     query = scope["query_string"].decode("latin-1")
     return {
-        "time": datetime.now(UTC).isoformat(),
+        "time": time.isoformat(),
         "method": scope["method"],
         "path": scope["path"] + (f"?{query}" if query else ""),
         "status": None,

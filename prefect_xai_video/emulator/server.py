@@ -13,8 +13,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_xai_video.emulator.app import create_app
+from prefect_xai_video.emulator.clock import DatedAnswers
+from prefect_xai_video.emulator.connections import Address, UnreliableConnections
 from prefect_xai_video.emulator.ledger import ledger
 from prefect_xai_video.emulator.requestlog import LoggedRequests, RequestLog
 from prefect_xai_video.emulator.service import Service, Settings
@@ -43,6 +47,8 @@ class Emulator:
         requests_per_second: How many submissions and polls a second are answered; None is no limit.
         log: File to which each request is appended as one line of JSON.
         port: Port on 127.0.0.1; 0 takes a free one.
+        clock_ahead_seconds: How far its wall clock runs ahead of this machine's: in Date and Retry-After, in the
+            ledger and the log, and for when files expire. Renders and URLs of results take the time they take.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Emulator:
         requests_per_second: int | None = None,
         log: Path | None = None,
         port: int = 0,
+        clock_ahead_seconds: float = 0,
     ) -> None:
         self.base_url = ""
         self._service = Service(
@@ -64,6 +71,7 @@ class Emulator:
                 url_ttl_seconds=url_ttl_seconds,
                 credits_usd=None if credits_usd is None else Decimal(str(credits_usd)),
                 requests_per_second=requests_per_second,
+                clock_ahead_seconds=clock_ahead_seconds,
             )
         )
         self._log = RequestLog()
@@ -91,7 +99,9 @@ class Emulator:
             listener.bind((_HOST, self._port))
             self._service.root_url = f"http://{_HOST}:{listener.getsockname()[1]}"
             self.base_url = f"{self._service.root_url}/v1"
-            thread = _ServerThread(LoggedRequests(create_app(self._service), self._log), listener)
+            clock = self._service.clock
+            app = DatedAnswers(LoggedRequests(create_app(self._service), self._log, clock), clock)
+            thread = _ServerThread(app, listener)
             block.callback(thread.stop)
             thread.begin()
             self._block = block.pop_all()
@@ -118,12 +128,20 @@ class Emulator:
 class _ServerThread(threading.Thread):
     """Serves an application on a socket."""
 
-    def __init__(self, app: LoggedRequests, listener: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
         super().__init__(name="xai-emulator", daemon=True)
         self._listener = listener
         self._loop = asyncio.new_event_loop()
         self._server = uvicorn.Server(
-            uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False)
+            uvicorn.Config(
+                UnreliableConnections(app, self._close_connection),
+                http="h11",
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                date_header=False,
+            )
         )
 
     def begin(self) -> None:
@@ -146,6 +164,12 @@ class _ServerThread(threading.Thread):
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._cut_connections)
         self.join()
+
+    def _close_connection(self, client: Address) -> None:
+        """Close the connection of a client, but not before it has what was sent."""
+        for connection in self._server.server_state.connections:
+            if isinstance(connection, H11Protocol) and connection.client == client:
+                connection.transport.close()
 
     def _cut_connections(self) -> None:
         for connection in list(self._server.server_state.connections):

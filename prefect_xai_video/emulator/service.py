@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from prefect_xai_video.emulator import refusals
+from prefect_xai_video.emulator.clock import Clock
+from prefect_xai_video.emulator.faults import ChosenFaults, FaultChoice
 from prefect_xai_video.emulator.inputs import UNSEEN_CLIP_SECONDS, UNSEEN_CLIP_SIZE
 from prefect_xai_video.emulator.ledger import billed_usd, cost_of
 from prefect_xai_video.emulator.production import Production
@@ -26,6 +28,7 @@ class Settings:
         url_ttl_seconds: How long the URL of a finished video lives.
         credits_usd: What may be billed in all; None is no limit.
         requests_per_second: How many submissions and polls a second are answered; None is no limit.
+        clock_ahead_seconds: How far its wall clock runs ahead of this machine's.
     """
 
     render_seconds: float
@@ -33,6 +36,7 @@ class Settings:
     url_ttl_seconds: float
     credits_usd: Decimal | None
     requests_per_second: int | None
+    clock_ahead_seconds: float
 
 
 class Service:
@@ -40,6 +44,8 @@ class Service:
 
     Attributes:
         settings: How it behaves.
+        clock: Its wall clock.
+        faults: What is to go wrong with which submission.
         videos: All videos that were ever asked for, by request id.
         root_url: Where it is, without a path; known once it listens.
         directory: Where it keeps files; known once it runs.
@@ -48,6 +54,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.clock = Clock(settings.clock_ahead_seconds)
+        self.faults = FaultChoice()
         self.videos: dict[str, Video] = {}
         self.root_url = ""
         self.directory = Path()
@@ -85,8 +93,8 @@ class Service:
             raise refusals.too_many_requests(len(self._answered), limit)
         self._answered.append(now)
 
-    def submit(self, request: AcceptedRequest) -> Video:
-        """Take on a request, which is billed from now on.
+    def submit(self, request: AcceptedRequest, faults: ChosenFaults) -> Video:
+        """Take on a request with its faults, which is billed from now on.
 
         Raises:
             Refused: 403 if the credits do not suffice.
@@ -103,6 +111,9 @@ class Service:
             request_id=request_id,
             cost_usd=cost,
             path=self.directory / f"{request_id}.mp4",
+            submitted_at=self.clock.now(),
+            faults=faults.of_new_video(),
+            fault_names=faults.names,
         )
         self.videos[request_id] = video
         self.production.begin(video)
@@ -119,5 +130,5 @@ class Service:
         except ValueError:
             raise refusals.invalid_argument("Malformed request ID") from None
         if canonical not in self.videos:
-            raise refusals.not_found(f"The request {canonical} does not exist.")
+            raise refusals.unknown_request(canonical)
         return self.videos[canonical]

@@ -1,25 +1,43 @@
-"""The state of one video, from its submission to its URL, and the answers to polls that follow from it."""
+"""The state of one video, from its submission to its URLs."""
 
+import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
-
-from starlette.responses import JSONResponse, Response
+from typing import Literal
 
 from prefect_xai_video.emulator.bodies import PublicUrl, StorageOptions
+from prefect_xai_video.emulator.faults import ChosenFaults, Fault
 from prefect_xai_video.emulator.inputs import RenderFailed
 from prefect_xai_video.emulator.validation import AcceptedRequest
 
 TICK_DIGITS = 10
 """A tick, in which the service counts, is 1e-10 USD."""
 
-MODERATED_WORD = "[moderated]"
-"""A prompt with this word gives a video that moderation rejects once it is rendered, and paid for."""
+Outcome = Literal["pending", "done", "failed", "moderated", "expired"]
 
-Outcome = Literal["pending", "done", "failed", "moderated"]
+
+@dataclass(slots=True, kw_only=True)
+class ResultUrl:
+    """A URL under which the file can be fetched for a while.
+
+    Attributes:
+        expires_at: Until when, on the monotonic clock.
+        signature: What its query holds; empty for a URL without a query.
+        gone: The fault for which it is gone before its time.
+    """
+
+    expires_at: float
+    signature: str = ""
+    gone: Fault | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it has had its time."""
+        return time.monotonic() >= self.expires_at
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +50,8 @@ class Video:
         cost_usd: What it costs; a guess until an input clip has been looked at.
         path: Where its file is, once it is done.
         submitted_at: When it was asked for.
+        faults: What is to go wrong with it.
+        fault_names: The names of these faults and of those of its submission.
         outcome: What has become of it.
         seconds: Its duration, once it is done.
         failure: Why it failed.
@@ -41,17 +61,32 @@ class Video:
     request_id: str
     cost_usd: Decimal
     path: Path
-    submitted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    submitted_at: datetime
+    faults: ChosenFaults = field(default_factory=ChosenFaults)
+    fault_names: Sequence[str] = ()
     outcome: Outcome = "pending"
     seconds: float = 0
     failure: RenderFailed | None = None
     _begun: float = field(default_factory=time.monotonic)
-    _urls_until: list[float] = field(default_factory=list)
+    _urls: list[ResultUrl] = field(default_factory=list)
 
     @property
     def age(self) -> float:
         """Seconds since it was asked for."""
         return time.monotonic() - self._begun
+
+    @property
+    def upload_url(self) -> str | None:
+        """Where it is delivered."""
+        return None if Fault.UPLOAD_SKIPPED in self.faults else self.request.upload_url
+
+    @property
+    def storage(self) -> StorageOptions | None:
+        """How it is kept in the Files API."""
+        storage = self.request.storage
+        if Fault.PUBLIC_URL_ONLY in self.faults and not (storage and storage.public_url):
+            return (storage or StorageOptions()).model_copy(update={"public_url": True})
+        return storage
 
     def fail(self, failure: RenderFailed) -> None:
         """End as failed: nothing is billed."""
@@ -59,94 +94,27 @@ class Video:
         self.cost_usd = Decimal(0)
         self.outcome = "failed"
 
-    def hand_out_path(self, ttl_seconds: float) -> str:
-        """Make a new path under which the file can be fetched for a while."""
-        self._urls_until.append(time.monotonic() + ttl_seconds)
-        number = len(self._urls_until)
+    def hand_out_url(self, ttl_seconds: float) -> str:
+        """Make a new URL, without its host, under which the file can be fetched for a while."""
+        signature = secrets.token_hex(32) if self.faults.strike(Fault.SIGNED_URL) else ""
+        self._urls.append(ResultUrl(expires_at=time.monotonic() + ttl_seconds, signature=signature))
+        number = len(self._urls)
         folder = "" if number == 1 else f"{number}/"
-        return f"/xai-vidgen-bucket/{folder}xai-video-{self.request_id}.mp4"
+        query = f"?X-Amz-Expires=3600&X-Amz-Signature={signature}" if signature else ""
+        return f"/xai-vidgen-bucket/{folder}xai-video-{self.request_id}.mp4{query}"
 
-    def was_handed_out(self, number: int) -> bool:
-        """Whether a path of this number was ever handed out."""
-        return 1 <= number <= len(self._urls_until)
+    def handed_out_url(self, number: int) -> ResultUrl | None:
+        """The URL with this number, if it was ever handed out."""
+        return self._urls[number - 1] if 1 <= number <= len(self._urls) else None
 
-    def has_expired(self, number: int) -> bool:
-        """Whether the path of this number has had its time."""
-        return time.monotonic() >= self._urls_until[number - 1]
-
-
-def answer_poll(video: Video, *, root_url: str, render_seconds: float, url_ttl_seconds: float) -> Response:
-    """Answer GET /videos/{request_id}.
-
-    Args:
-        video: The video.
-        root_url: Where the emulator is.
-        render_seconds: How long a render takes.
-        url_ttl_seconds: How long the URL in the answer is to live.
-
-    Returns:
-        The answer that belongs to the state of the video.
-    """
-    if video.outcome == "pending":
-        progress = min(99, int(100 * video.age / render_seconds)) if render_seconds > 0 else 99
-        return JSONResponse({"status": "pending", "progress": progress}, status_code=202)
-    if video.failure is not None:
-        error = {"code": video.failure.code, "message": video.failure.message}
-        return JSONResponse({"status": "failed", "error": error})
-    if video.outcome == "moderated":
-        rejection = "Generated video rejected by content moderation."
-        answer = {"code": "imagine:content-moderated", "error": rejection, "usage": _usage(video)}
-        return JSONResponse(answer, status_code=400)
-    url = video.request.upload_url or root_url + video.hand_out_path(url_ttl_seconds)
-    return _done(video, url, root_url)
-
-
-def public_url_is_open(video: Video, now: float) -> bool:
-    """Whether a video is kept in the Files API with a public URL that has not expired yet."""
-    storage = video.request.storage
-    if video.outcome != "done" or storage is None or not storage.public_url:
-        return False
-    submitted = video.submitted_at.timestamp()
-    lifetimes = (
-        storage.expires_after,
-        storage.public_url.expires_after if isinstance(storage.public_url, PublicUrl) else None,
-    )
-    return all(lifetime is None or now < submitted + lifetime for lifetime in lifetimes)
-
-
-def _done(video: Video, url: str, root_url: str) -> Response:
-    content: dict[str, Any] = {
-        "url": url,
-        "duration": max(1, round(video.seconds)),
-        "respect_moderation": True,
-    }
-    if video.request.storage is not None:
-        content["file_output"] = _file_output(video, video.request.storage, root_url)
-    return JSONResponse(
-        {
-            "status": "done",
-            "video": content,
-            "model": video.request.model,
-            "usage": _usage(video),
-            "progress": 100,
-        }
-    )
-
-
-def _usage(video: Video) -> dict[str, int]:
-    return {"cost_in_usd_ticks": int(video.cost_usd.scaleb(TICK_DIGITS))}
-
-
-def _file_output(video: Video, storage: StorageOptions, root_url: str) -> dict[str, Any]:
-    output: dict[str, Any] = {
-        "file_id": f"file_{video.request_id}",
-        "filename": storage.filename or f"xai-video-{video.request_id}.mp4",
-    }
-    submitted = int(video.submitted_at.timestamp())
-    if storage.expires_after is not None:
-        output["expires_at"] = submitted + storage.expires_after
-    if storage.public_url:
-        output["public_url"] = f"{root_url}/xai-files/{video.request_id}.mp4"
-        if isinstance(storage.public_url, PublicUrl) and storage.public_url.expires_after is not None:
-            output["public_url_expires_at"] = submitted + storage.public_url.expires_after
-    return output
+    def has_public_url(self, now: datetime) -> bool:
+        """Whether it is kept in the Files API with a public URL that has not expired yet."""
+        storage = self.storage
+        if self.outcome != "done" or storage is None or not storage.public_url:
+            return False
+        lifetimes = (
+            storage.expires_after,
+            storage.public_url.expires_after if isinstance(storage.public_url, PublicUrl) else None,
+        )
+        age = (now - self.submitted_at).total_seconds()
+        return all(lifetime is None or age < lifetime for lifetime in lifetimes)

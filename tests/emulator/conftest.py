@@ -17,6 +17,7 @@ def command_lines(tmp_path_factory):
     """Two command lines, begun before the first test, since each takes seconds to import Prefect."""
     log = tmp_path_factory.mktemp("log") / "requests.jsonl"
     options = "--render-seconds 0.1 --url-ttl-seconds 0 --credits 0.12 --requests-per-second 10 --api-key right"
+    options += " --clock-ahead-seconds 86400"
     command = [sys.executable, "-m", "prefect_xai_video.emulator"]
     commands = {
         "configured": [*command, "--port", "0", *options.split(), "--log", str(log)],

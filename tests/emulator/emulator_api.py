@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import time
 
 import av
@@ -94,3 +95,11 @@ def colours_of(frame, columns=8, rows=4) -> list[int]:
 def distance(one: list[int], other: list[int]) -> float:
     """The mean difference of two lists of colours: 0 for equal ones, at most 255."""
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
+
+
+_numbers = itertools.count()
+
+
+def faulty(*faults: str) -> dict:
+    """A request like no other, with faults: those of submissions are counted by its body."""
+    return CAT | {"prompt": " ".join(["Cat", str(next(_numbers)), *(f"[fault:{fault}]" for fault in faults)])}

@@ -54,7 +54,7 @@ def test_the_ledger_has_a_row_for_each_accepted_submission(running):
         assert api.ledger() == {"billed_usd": "0.00", "submissions": 0, "requests": []}
         api.post(prompt="")
         api.make(prompt="A cat", duration=2)
-        api.make(prompt="[moderated]", duration=1)
+        api.make(prompt="[fault:moderated]", duration=1)
         api.make(prompt="A dog", duration=1, image={"url": "data:nothing"})
         pending = api.submit(prompt="A frog", duration=15, resolution="720p", model="grok-imagine-video-1.5-preview")
         ledger = api.ledger()

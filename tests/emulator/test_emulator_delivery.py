@@ -38,7 +38,7 @@ def test_an_upload_url_that_can_not_be_reached_fails_the_request(api, url):
 
 
 def test_a_moderated_video_is_not_delivered(api, local_server):
-    response = api.make(prompt="[moderated]", duration=1, output={"upload_url": local_server.url})
+    response = api.make(prompt="[fault:moderated]", duration=1, output={"upload_url": local_server.url})
     assert response.status_code == 400
     assert local_server.puts == []
 

@@ -59,7 +59,7 @@ def test_polls_are_answered_at_once_while_clips_are_drawn(running):
 
 
 def test_moderation_is_400_once_rendered_and_billed_in_full(api):
-    request_id = api.submit(prompt="Something [moderated]", duration=2)
+    request_id = api.submit(prompt="Something [fault:moderated]", duration=2)
     response = api.wait(request_id)
     assert response.status_code == 400
     assert response.json() == {

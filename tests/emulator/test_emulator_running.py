@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import httpx
@@ -95,7 +96,9 @@ def test_the_command_line_prints_its_base_url_once_it_serves_and_ends_cleanly_on
     process = command_lines["configured"]
     base_url = process.stdout.readline().strip()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", base_url)
-    assert Api(base_url, key="wrong").post(**CAT).status_code == 401
+    refused = Api(base_url, key="wrong").post(**CAT)
+    assert refused.status_code == 401
+    assert 86300 < parsedate_to_datetime(refused.headers["Date"]).timestamp() - time.time() < 86500
     api = Api(base_url, key="right")
     request_id = api.submit(**CAT)
     while (response := api.poll(request_id)).status_code == 202:

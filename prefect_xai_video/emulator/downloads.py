@@ -1,0 +1,197 @@
+"""The answer to the download of a finished video: its file, unless a fault is chosen.
+
+The faults of a body change the messages of the ordinary answer on their way out, so they can be combined.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prefect_xai_video.emulator import refusals
+from prefect_xai_video.emulator.connections import SLOW_SECONDS, cut, pause
+from prefect_xai_video.emulator.faults import Fault
+from prefect_xai_video.emulator.videos import ResultUrl, Video
+
+SLOW_PIECES = 10
+OTHER_HOST = "localhost"
+
+Alteration = Callable[[ASGIApp], ASGIApp]
+
+
+def answer_download(request: Request, video: Video | None) -> ASGIApp:
+    """Answer the download of a video, if there is one, from the URL that a poll handed out."""
+    url = video.handed_out_url(request.path_params.get("number", 1)) if video else None
+    if video is None or url is None:
+        return _not_found()
+    if request.url.hostname != OTHER_HOST and video.faults.strike(Fault.DOWNLOAD_REDIRECT):
+        return RedirectResponse(request.url.replace(hostname=OTHER_HOST), status_code=302)
+    if request.query_params.get("X-Amz-Signature", "") != url.signature:
+        return PlainTextResponse("The signature does not match", status_code=403)
+    if url.has_expired:
+        return _expired()
+    return _gone(request, video, url) or _file(request, video)
+
+
+def answer_public_download(request: Request, video: Video | None, now: datetime) -> ASGIApp:
+    """Answer the download of a video, if there is one, from its public URL."""
+    if video is None or not video.has_public_url(now):
+        return _not_found()
+    return _file(request, video)
+
+
+def _not_found() -> Response:
+    return PlainTextResponse("Not found", status_code=404)
+
+
+def _expired() -> Response:
+    return PlainTextResponse("The URL has expired", status_code=403)
+
+
+_GONE: Mapping[Fault, Callable[[], Response]] = {
+    Fault.DOWNLOAD_403: _expired,
+    Fault.DOWNLOAD_404: _not_found,
+}
+
+
+def _gone(request: Request, video: Video, url: ResultUrl) -> Response | None:
+    if url.gone is None and request.method == "GET":
+        url.gone = video.faults.strike_of(_GONE)
+    return _GONE[url.gone]() if url.gone else None
+
+
+def _file(request: Request, video: Video) -> ASGIApp:
+    """The file, or what comes in its place. Only one fault of a whole answer happens at a time."""
+    file: ASGIApp = FileResponse(video.path, media_type="video/mp4")
+    if request.method != "GET":
+        return file
+    fault = video.faults.strike_of({*_INSTEAD, *_ALTERED})
+    if fault is not None and fault in _INSTEAD:
+        return _INSTEAD[fault]()
+    if video.faults.strike(Fault.DOWNLOAD_NO_RANGE):
+        file = _without_range(file)
+    if fault is not None:
+        file = _ALTERED[fault](file)
+    return _without_length(file) if video.faults.strike(Fault.DOWNLOAD_CHUNKED) else file
+
+
+def _without_range(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
+        sent = _with_headers(send, lambda headers: _remove(headers, "ETag", "Last-Modified", "Accept-Ranges"))
+        await answer({**scope, "headers": headers}, receive, sent)
+
+    return app
+
+
+def _without_length(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(scope, receive, _with_headers(send, lambda headers: _remove(headers, "Content-Length")))
+
+    return app
+
+
+def _cut_halfway(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(scope, receive, _half(send))
+        await cut(scope, receive, send)
+
+    return app
+
+
+def _ended_halfway(answer: ASGIApp) -> ASGIApp:
+    """Differs from a cut only in that the end of the connection is announced."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(scope, receive, _half(_with_headers(send, lambda headers: headers.update(_LAST_ANSWER))))
+        await cut(scope, receive, send)
+
+    return app
+
+
+def _truncated(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(scope, receive, _half(_with_headers(send, _halve_length)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return app
+
+
+def _in_slow_pieces(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        content = bytearray()
+
+        async def send_headers(message: Message) -> None:
+            content.extend(message.get("body", b""))
+            if message["type"] == "http.response.start":
+                await send(message)
+
+        await answer(scope, receive, send_headers)
+        size = -(-len(content) // SLOW_PIECES)
+        for first in range(0, len(content), size):
+            await pause(receive, SLOW_SECONDS / SLOW_PIECES)
+            await send(
+                {"type": "http.response.body", "body": bytes(content[first : first + size]), "more_body": True}
+            )
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return app
+
+
+_INSTEAD: Mapping[Fault, Callable[[], Response]] = {
+    Fault.DOWNLOAD_500: lambda: refusals.internal_error().response,
+    Fault.DOWNLOAD_HTML: lambda: HTMLResponse("<!DOCTYPE html><title>Sign in</title><p>Please sign in."),
+}
+_ALTERED: Mapping[Fault, Alteration] = {
+    Fault.DOWNLOAD_CUT: _cut_halfway,
+    Fault.DOWNLOAD_SHORT: _ended_halfway,
+    Fault.DOWNLOAD_TRUNCATED: _truncated,
+    Fault.DOWNLOAD_SLOW: _in_slow_pieces,
+}
+
+
+def _half(send: Send) -> Send:
+    """Let through one half of the body that Content-Length announces, and no end."""
+    left = 0
+
+    async def send_half(message: Message) -> None:
+        nonlocal left
+        if message["type"] == "http.response.start":
+            left = _length(Headers(raw=message["headers"])) // 2
+            await send(message)
+        elif left > 0:
+            piece = message["body"][:left]
+            left -= len(piece)
+            await send({**message, "body": piece, "more_body": True})
+
+    return send_half
+
+
+def _with_headers(send: Send, change: Callable[[MutableHeaders], None]) -> Send:
+    async def send_changed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=list(message["headers"]))
+            change(headers)
+            message = {**message, "headers": headers.raw}
+        await send(message)
+
+    return send_changed
+
+
+_LAST_ANSWER = {"Connection": "close"}
+
+
+def _remove(headers: MutableHeaders, *names: str) -> None:
+    for name in names:
+        del headers[name]
+
+
+def _halve_length(headers: MutableHeaders) -> None:
+    headers["Content-Length"] = str(_length(headers) // 2)
+
+
+def _length(headers: Headers) -> int:
+    return int(headers["Content-Length"])

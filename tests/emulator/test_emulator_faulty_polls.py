@@ -1,0 +1,207 @@
+"""Polls whose answer is odd, bad or late, and videos that do not come out well."""
+
+import time
+
+import httpx
+import pytest
+from emulator_api import Api, faulty
+
+from prefect_xai_video.emulator import Emulator
+
+
+@pytest.fixture(scope="module")
+def slow_api():
+    """An emulator whose renders are pending long enough to be looked at."""
+    with Emulator(render_seconds=0.4) as emulator:
+        client = Api(emulator.base_url)
+        yield client
+        client.close()
+
+
+def pending_and_last(api, **body):
+    """All pending answers and the last one, polled until the status is one of the end."""
+    request_id = api.submit(**body)
+    answers = []
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        answer = api.poll(request_id)
+        if answer.content and answer.json().get("status") not in ("pending", "queued"):
+            return answers, answer
+        answers.append(answer)
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+PENDING = {
+    "empty-202": (202, b""),
+    "pending-200": (200, b'{"status":"pending"}'),
+    "unknown-status": (200, b'{"status":"queued"}'),
+    "progress-absent": (202, b'{"status":"pending"}'),
+}
+
+
+@pytest.mark.parametrize("fault", PENDING)
+def test_pending_answers_can_look_otherwise(slow_api, fault):
+    pending, last = pending_and_last(slow_api, **faulty(fault))
+    assert len(pending) >= 3
+    assert {(answer.status_code, answer.content) for answer in pending} == {PENDING[fault]}
+    assert last.json()["status"] == "done"
+
+
+def test_pending_answers_can_look_otherwise_one_after_the_other(slow_api):
+    pending, _ = pending_and_last(slow_api, **faulty(*(f"{fault}*1" for fault in PENDING)))
+    assert [(answer.status_code, answer.content) for answer in pending[:4]] == list(PENDING.values())
+    assert pending[4].json().keys() == {"status", "progress"}
+
+
+def test_progress_can_be_stuck(slow_api):
+    pending, last = pending_and_last(slow_api, **faulty("progress-stuck"))
+    assert [answer.json()["progress"] for answer in pending] == [42] * len(pending)
+    assert last.json()["progress"] == 100
+
+
+def test_progress_can_fall(slow_api):
+    pending, last = pending_and_last(slow_api, **faulty("progress-backwards"))
+    progress = [answer.json()["progress"] for answer in pending]
+    assert progress == sorted(progress, reverse=True)
+    assert progress[0] > 60 > 40 > progress[-1]
+    assert last.json()["progress"] == 100
+
+
+def test_a_video_can_be_pending_for_ever(api, local_server):
+    request_id = api.submit(**faulty("never-done"), output={"upload_url": local_server.url})
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        assert api.poll(request_id).json()["status"] == "pending"
+        time.sleep(0.1)
+    assert local_server.puts == []
+
+
+def test_a_done_answer_can_be_one_of_early_2026(api):
+    answer = api.make(**faulty("no-status")).json()
+    assert answer.keys() == {"video", "model"}
+    assert answer["video"].keys() == {"url", "duration"}
+    assert api.anonymous.get(answer["video"]["url"]).status_code == 200
+
+
+def test_a_done_answer_can_lack_its_url(api):
+    answer = api.make(**faulty("done-without-url")).json()
+    assert (answer["status"], answer["video"]) == ("done", {"duration": 1, "respect_moderation": True})
+
+
+def test_the_url_can_be_in_the_file_output_only(api):
+    body = faulty("public-url-only")
+    for options in ({}, {"storage_options": {"filename": "cat.mp4"}}):
+        video = api.make(**body, **options).json()["video"]
+        assert "url" not in video
+        content = api.anonymous.get(video["file_output"]["public_url"])
+        assert content.headers["Content-Type"] == "video/mp4"
+        assert len(content.content) > 10_000
+    assert video["file_output"]["filename"] == "cat.mp4"
+
+
+MODERATION = {
+    "moderated": "imagine:content-moderated",
+    "moderated-old-code": "Client specified an invalid argument",
+}
+
+
+@pytest.mark.parametrize("fault", MODERATION)
+def test_moderation_is_400_with_the_code_of_its_time(api, fault):
+    response = api.make(**faulty(fault))
+    assert response.status_code == 400
+    assert response.json() == {
+        "code": MODERATION[fault],
+        "error": "Generated video rejected by content moderation.",
+        "usage": {"cost_in_usd_ticks": 500_000_000},
+    }
+
+
+def test_moderation_can_be_a_done_answer_without_video(api):
+    response = api.make(**faulty("moderated-done"))
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["status"] == "done"
+    assert answer["video"] == {"url": "", "duration": 1, "respect_moderation": False}
+    assert answer["usage"] == {"cost_in_usd_ticks": 500_000_000}
+
+
+CODES = ["invalid_argument", "permission_denied", "failed_precondition", "service_unavailable", "internal_error"]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_render_can_fail_with_each_code(api, code):
+    response = api.make(**faulty(f"failed-{code.replace('_', '-')}"))
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {"status", "error"}
+    assert (answer["status"], answer["error"]["code"]) == ("failed", code)
+    assert answer["error"]["message"]
+
+
+def test_a_render_can_fail_with_a_mere_text(api):
+    answer = api.make(**faulty("failed-string-error")).json()
+    assert answer == {"status": "failed", "error": "Internal error."}
+
+
+def test_a_video_can_have_expired(api):
+    response = api.make(**faulty("expired"))
+    assert (response.status_code, response.json()) == (200, {"status": "expired"})
+
+
+POLLS = {
+    "poll-429": (429, None, "resource-exhausted"),
+    "poll-429-retry-after": (429, "1", "resource-exhausted"),
+    "poll-500": (500, None, "internal-error"),
+    "poll-503": (503, None, "service-unavailable"),
+    "poll-404": (404, None, "not-found"),
+}
+
+
+@pytest.mark.parametrize("fault", POLLS)
+def test_a_poll_can_be_answered_with_an_error(api, fault):
+    request_id = api.submit(**faulty(fault))
+    first = api.poll(request_id)
+    answer = first.status_code, first.headers.get("Retry-After"), first.json()["code"]
+    assert answer == POLLS[fault]
+    assert api.wait(request_id).json()["status"] == "done"
+
+
+def test_polls_can_go_wrong_one_after_the_other(api):
+    request_id = api.submit(**faulty("poll-500*2", "poll-429", "poll-404"))
+    assert [api.poll(request_id).status_code for _ in range(4)] == [500, 500, 429, 404]
+    assert api.wait(request_id).status_code == 200
+
+
+def test_the_connection_of_a_poll_can_be_cut(api, emulator):
+    request_id = api.submit(**faulty("poll-cut"))
+    with pytest.raises(httpx.RemoteProtocolError):
+        api.poll(request_id)
+    last = emulator.requests()[-1]
+    assert (last["method"], last["request_id"], last["status"]) == ("GET", request_id, None)
+    assert api.wait(request_id).json()["status"] == "done"
+
+
+def test_a_poll_can_be_slow(api):
+    request_id = api.submit(**faulty("poll-slow"))
+    begun = time.monotonic()
+    assert api.poll(request_id).json()["status"] == "done"
+    assert 3 <= time.monotonic() - begun < 5
+    begun = time.monotonic()
+    assert api.poll(request_id).status_code == 200
+    assert time.monotonic() - begun < 1
+
+
+def test_a_video_can_be_kept_from_its_upload_url(api, local_server):
+    answer = api.make(**faulty("upload-skipped"), output={"upload_url": local_server.url}).json()
+    assert local_server.puts == []
+    assert answer["video"]["url"].startswith(api.base_url.removesuffix("/v1"))
+    assert api.anonymous.get(answer["video"]["url"]).status_code == 200
+
+
+def test_an_upload_can_fail(api, local_server):
+    request_id = api.submit(**faulty("upload-failed"), output={"upload_url": local_server.url})
+    answer = api.wait(request_id).json()
+    assert (answer["status"], answer["error"]["code"]) == ("failed", "failed_precondition")
+    assert local_server.puts == []
+    assert api.row(request_id)["cost_usd"] == "0.00"
