@@ -268,7 +268,7 @@ class XaiVideoClient:
                 404 or 410 where the URL has expired.
             StorageError: If the file can't be written.
         """
-        with written(target) as file, _unlogged():
+        with written(target) as file, unlogged_urls():
             fetched = PartialDownload(file)
             async for attempt in self.retries.of(lambda error: True):
                 with attempt:
@@ -405,7 +405,7 @@ logging.getLogger("httpx").addFilter(_hide_url)
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
+def unlogged_urls() -> Iterator[None]:
     """Keep the URLs of a block out of httpx's log."""
     token = _url_is_secret.set(True)
     try:

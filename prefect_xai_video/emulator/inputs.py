@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from prefect_xai_video.client import unlogged_urls
 from prefect_xai_video.emulator.bodies import Source
 from prefect_xai_video.emulator.validation import AcceptedRequest
 
@@ -94,7 +95,8 @@ def _inline(url: str, kind: Kind) -> bytes:
 
 async def _fetched(url: str, kind: Kind, client: httpx.AsyncClient) -> bytes:
     try:
-        response = await client.get(url)
+        with unlogged_urls():
+            response = await client.get(url)
     except (httpx.HTTPError, httpx.InvalidURL):
         raise RenderFailed(f"The {kind} URL could not be reached.") from None
     if response.status_code != 200:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from prefect_xai_video.client import unlogged_urls
 from prefect_xai_video.emulator.inputs import Contents, RenderFailed, contents_of, is_loopback
 from prefect_xai_video.emulator.ledger import cost_of
 from prefect_xai_video.emulator.outcomes import check_upload, outcome_of
@@ -80,7 +81,8 @@ class Production:
             raise RenderFailed("The upload URL could not be reached.", "failed_precondition")
         content = await asyncio.to_thread(path.read_bytes)
         try:
-            response = await self._client.put(url, content=content, headers={"Content-Type": "video/mp4"})
+            with unlogged_urls():
+                response = await self._client.put(url, content=content, headers={"Content-Type": "video/mp4"})
         except (httpx.HTTPError, httpx.InvalidURL):
             raise RenderFailed("The upload URL could not be reached.", "failed_precondition") from None
         if not response.is_success:

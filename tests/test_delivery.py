@@ -1,0 +1,201 @@
+"""Direct delivery: xAI puts the video into the bucket by itself."""
+
+import asyncio
+import hashlib
+import logging
+
+import pytest
+from api_key import API_KEY
+from prefect_aws import AwsCredentials, S3Bucket
+from prefect_aws.client_parameters import AwsClientParameters
+from scripted import mp4
+
+from prefect_xai_video import Retries, XaiVideoClient
+from prefect_xai_video.errors import DownloadError, InvalidRequest, StorageError, SubmissionUnknown, VideoFailed
+from prefect_xai_video.generation import Generation
+from prefect_xai_video.polling import PollSchedule
+from prefect_xai_video.requests import build_request
+from prefect_xai_video.stores import LocalStore, S3Store
+from prefect_xai_video.stores.base import delivery_name
+
+SCHEDULE = PollSchedule(first=0.1, shortest=0.05, longest=0.2)
+
+
+@pytest.fixture
+async def engine(emulator, bucket):
+    quick = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
+    async with XaiVideoClient(API_KEY, emulator.base_url, retries=quick) as client:
+        yield Generation(client, S3Store(bucket), SCHEDULE)
+
+
+@pytest.fixture
+def objects(bucket, aws):
+    """Lists the names in the bucket's folder."""
+
+    def names() -> list[str]:
+        found = aws.get_s3_client().list_objects_v2(Bucket="videos", Prefix=f"{bucket.bucket_folder}/")
+        return sorted(entry["Key"].removeprefix(f"{bucket.bucket_folder}/") for entry in found.get("Contents", ()))
+
+    return names
+
+
+def asked(text, duration=1):
+    return build_request(text, duration=duration)
+
+
+async def make(engine, key, text, **options):
+    await engine.start(asked(text), key, delivery="direct", **options)
+    await engine.wait(key, timeout=20)
+    return await engine.save(key)
+
+
+def row(emulator, fault):
+    return next(row for row in emulator.ledger()["requests"][::-1] if fault in row["faults"])
+
+
+async def test_the_video_is_put_into_the_bucket_and_nothing_is_downloaded(engine, emulator, bucket, aws, objects):
+    before = len(emulator.requests())
+    video = await make(engine, "cats/one", "A cat, delivered")
+    stored = aws.get_s3_client().get_object(Bucket="videos", Key=f"{bucket.bucket_folder}/cats/one.mp4")
+    content = stored["Body"].read()
+    assert (video.size, video.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (stored["ContentType"], stored["Metadata"]) == ("video/mp4", {"request-id": video.request_id})
+    assert str(video.cost_usd) == "0.05"
+    assert objects() == ["cats/one.json", "cats/one.mp4"]
+    assert not [request for request in emulator.requests()[before:] if "xai-vidgen" in request["path"]]
+
+
+async def test_the_upload_url_is_signed_for_mp4_and_outlives_a_queue(engine, emulator):
+    await engine.start(asked("A signed cat"), "cat", delivery="direct")
+    url = emulator.requests()[-1]["body"]["output"]["upload_url"]
+    assert "X-Amz-Expires=21600" in url
+    assert "X-Amz-SignedHeaders=content-type%3Bhost" in url
+    receipt = (await engine.store.read("cat")).receipt
+    assert delivery_name("cat", receipt.attempt.claim) in url
+    assert "X-Amz" not in receipt.to_json().decode()
+
+
+@pytest.mark.parametrize("fault", ["start-accepted-cut", "start-accepted-502", "start-accepted-unreadable"])
+async def test_a_submission_whose_reply_was_lost_is_recognised_by_its_video(engine, submissions, fault, caplog):
+    video = await make(engine, "cat", f"A cat [fault:{fault}]")
+    assert (video.request_id, video.cost_usd) == (None, None)
+    assert video.size > 1000
+    assert submissions() == 1
+    assert await make(engine, "cat", f"A cat [fault:{fault}]") == video
+    assert submissions() == 1
+
+
+async def test_a_lost_reply_is_watched_for_by_the_next_run_too(engine, submissions):
+    text = "A late cat [fault:start-accepted-cut]"
+    await engine.start(asked(text), "cat", delivery="direct")
+    with pytest.raises(SubmissionUnknown):
+        await engine.wait("cat", timeout=0.01)
+    assert (await make(engine, "cat", text)).size > 1000
+    assert submissions() == 1
+
+
+async def test_who_wants_to_send_again_gets_the_video_that_was_delivered_meanwhile(engine, submissions, objects):
+    text = "Again a cat [fault:start-accepted-cut]"
+    await engine.start(asked(text), "cat", delivery="direct")
+    while not [name for name in objects() if name.endswith(".mp4")]:
+        await asyncio.sleep(0.05)
+    assert (await engine.start(asked(text), "cat", on_unknown="resubmit")).state == "done"
+    assert (await engine.save("cat")).request_id is None
+    assert submissions() == 1
+
+
+async def test_what_was_never_accepted_is_unknown_for_ever(engine, submissions):
+    text = "A lost cat [fault:start-cut]"
+    await engine.start(asked(text), "cat", delivery="direct")
+    with pytest.raises(SubmissionUnknown, match="adopt its request id") as caught:
+        await engine.wait("cat", timeout=0.5)
+    assert caught.value.key == "cat"
+    assert (await make(engine, "cat", text, on_unknown="resubmit")).size > 1000
+    assert submissions() == 2
+
+
+async def test_where_xai_answers_with_a_url_of_its_own_it_is_downloaded(engine, submissions, objects):
+    video = await make(engine, "cat", "A cat [fault:upload-skipped]")
+    assert video.request_id
+    assert objects() == ["cat.json", "cat.mp4"]
+    assert submissions() == 1
+
+
+async def test_an_upload_that_fails_is_a_failed_video(engine):
+    with pytest.raises(VideoFailed, match="403") as caught:
+        await make(engine, "cat", "A cat [fault:upload-failed]")
+    assert caught.value.request_id
+
+
+async def test_a_video_that_is_not_where_xai_says_it_put_it_is_told(engine, bucket, aws, objects):
+    await engine.start(asked("A vanished cat"), "cat", delivery="direct")
+    await engine.wait("cat", timeout=20)
+    delivered = next(name for name in objects() if name.endswith(".mp4"))
+    aws.get_s3_client().delete_object(Bucket="videos", Key=f"{bucket.bucket_folder}/{delivered}")
+    with pytest.raises(DownloadError, match="it is not there") as caught:
+        await engine.save("cat")
+    assert caught.value.request_id
+
+
+async def test_what_was_delivered_must_be_a_video(engine, bucket, aws, objects):
+    await engine.start(asked("No cat"), "cat", delivery="direct")
+    await engine.wait("cat", timeout=20)
+    delivered = next(name for name in objects() if name.endswith(".mp4"))
+    aws.get_s3_client().put_object(Bucket="videos", Key=f"{bucket.bucket_folder}/{delivered}", Body=b"<html>")
+    with pytest.raises(StorageError, match="no MP4"):
+        await engine.save("cat")
+    assert (await engine.store.read("cat")).receipt.state == "done"
+
+
+async def test_what_comes_late_does_not_touch_the_stored_video(engine, bucket, aws):
+    text = "A cat that is sent twice [fault:start-cut]"
+    await engine.start(asked(text), "cat", delivery="direct")
+    first = (await engine.store.read("cat")).receipt.attempt.claim
+    video = await make(engine, "cat", text, on_unknown="resubmit")
+    late = f"{bucket.bucket_folder}/{delivery_name('cat', first)}"
+    aws.get_s3_client().put_object(Bucket="videos", Key=late, Body=mp4(b"late"))
+    assert await engine.save("cat") == video
+
+
+async def test_two_who_save_at_once_store_one_video(engine, objects):
+    await engine.start(asked("A shared cat"), "cat", delivery="direct")
+    await engine.wait("cat", timeout=20)
+    one, other = await asyncio.gather(engine.save("cat"), engine.save("cat"))
+    assert one == other
+    assert objects() == ["cat.json", "cat.mp4"]
+
+
+async def test_a_directory_refuses_direct_delivery_before_anything_is_written(engine, tmp_path, submissions):
+    mine = Generation(engine.client, LocalStore(tmp_path / "store"), SCHEDULE)
+    with pytest.raises(InvalidRequest, match=r"delivery: 'direct' is not allowed with a directory"):
+        await mine.start(asked("A cat"), "cat", delivery="direct")
+    assert not (tmp_path / "store").exists()
+    assert submissions() == 0
+
+
+async def test_a_bucket_that_xai_can_not_reach_is_refused_before_anything_is_written(engine, submissions):
+    credentials = AwsCredentials(
+        aws_access_key_id="access",
+        aws_secret_access_key="secret",
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(endpoint_url="http://minio.internal:9000"),
+    )
+    mine = Generation(engine.client, S3Store(S3Bucket(bucket_name="videos", credentials=credentials)), SCHEDULE)
+    with pytest.raises(InvalidRequest, match="https") as caught:
+        await mine.start(asked("A cat"), "cat", delivery="direct")
+    assert "X-Amz" not in str(caught.value)
+    assert submissions() == 0
+
+
+async def test_the_same_request_by_another_delivery_is_the_same_video(engine, submissions):
+    video = await make(engine, "cat", "A cat either way")
+    await engine.start(asked("A cat either way"), "cat")
+    assert await engine.save("cat") == video
+    assert submissions() == 1
+
+
+async def test_no_signature_reaches_a_log(engine, caplog):
+    with caplog.at_level(logging.DEBUG):
+        await make(engine, "cat", "A quiet cat [fault:start-accepted-cut]")
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("boto")]
+    assert "X-Amz-Signature" not in "\n".join(ours)
