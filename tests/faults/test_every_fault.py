@@ -1,0 +1,254 @@
+"""Every fault of the emulator through the real flow: what comes of it, what it costs, and that no secret gets out."""
+
+import asyncio
+import logging
+import re
+import traceback
+from dataclasses import dataclass, field
+
+import pytest
+from api_key import API_KEY
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.filesystems import LocalFileSystem
+from prefect_aws import S3Bucket
+
+from prefect_xai_video import Retries, Timeouts, XaiCredentials, XaiVideoClient, agenerate_video, tasks
+from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.emulator.faults import Fault
+from prefect_xai_video.errors import XaiVideoError
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+PROMPT = "A cat that nobody may see in a log"
+AT_ONCE = 4
+"""More flows at once are too much for the database of a temporary Prefect server."""
+
+FINE = ("stored", 1)
+LOST = ("SubmissionUnknown", "SubmissionUnknown", 1)
+BLOCKED = ("VideoModerated", "VideoModerated", 1)
+FAILED = ("VideoFailed", "VideoFailed", 0)
+
+EXPECTED = {fault: FINE for fault in Fault if fault.stage in {"poll", "download"}} | {
+    Fault.START_429: FINE,
+    Fault.START_429_RETRY_AFTER: FINE,
+    Fault.START_429_DATE: FINE,
+    Fault.START_503: ("SubmissionUnknown", "SubmissionUnknown", 0),
+    Fault.START_503_RETRY_AFTER: FINE,
+    Fault.START_CUT: ("SubmissionUnknown", "SubmissionUnknown", 0),
+    Fault.START_ACCEPTED_CUT: LOST,
+    Fault.START_ACCEPTED_500: LOST,
+    Fault.START_ACCEPTED_502: LOST,
+    Fault.START_ACCEPTED_SILENCE: LOST,
+    Fault.START_ACCEPTED_UNREADABLE: LOST,
+    Fault.MODERATED: BLOCKED,
+    Fault.MODERATED_OLD_CODE: BLOCKED,
+    Fault.MODERATED_DONE: BLOCKED,
+    Fault.DONE_WITHOUT_URL: ("DownloadError", "DownloadError", 1),
+    Fault.FAILED_INVALID_ARGUMENT: FAILED,
+    Fault.FAILED_PERMISSION_DENIED: FAILED,
+    Fault.FAILED_FAILED_PRECONDITION: FAILED,
+    Fault.FAILED_SERVICE_UNAVAILABLE: FAILED,
+    Fault.FAILED_INTERNAL_ERROR: FAILED,
+    Fault.FAILED_STRING_ERROR: FAILED,
+    Fault.EXPIRED: ("VideoExpired", "VideoExpired", 1),
+    Fault.NEVER_DONE: ("VideoTimeout", "VideoTimeout", 1),
+    Fault.UPLOAD_SKIPPED: FINE,
+    Fault.UPLOAD_FAILED: FINE,
+}
+"""How the first run ends, how a second one with the same key does where the first one brought no video, and how many
+submissions are billed in all."""
+
+DIRECT_EXPECTED = {fault: FINE for fault, ends in EXPECTED.items() if ends == LOST} | {
+    Fault.UPLOAD_SKIPPED: FINE,
+    Fault.UPLOAD_FAILED: FAILED,
+    Fault.SIGNED_URL: FINE,
+}
+"""The same with direct delivery, where a lost reply is no loss."""
+
+
+@dataclass
+class Outcome:
+    """What came of a run, and of another one with the same key."""
+
+    ends: list[object] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [type(end).__name__ if isinstance(end, Exception) else "stored" for end in self.ends]
+
+
+@dataclass
+class Trial:
+    """All outcomes, and everything that was said meanwhile."""
+
+    outcomes: dict[str, Outcome]
+    billed: dict[str, int]
+    downloads: list[dict]
+    said: dict[str, str]
+
+
+class Listener(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.DEBUG)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(f"{record.name} {record.getMessage()} {record.exc_info}")
+
+
+@pytest.fixture(scope="module")
+def trial(prefect_server, tmp_path_factory, aws, _bucket_name):
+    directory = LocalFileSystem(basepath=tmp_path_factory.mktemp("store"))
+    bucket = S3Bucket(bucket_name=_bucket_name, credentials=aws, bucket_folder="every-fault")
+    listener = Listener()
+    loggers = [logging.getLogger(), logging.getLogger("prefect"), logging.getLogger("httpx")]
+    with pytest.MonkeyPatch.context() as patch, Emulator(render_seconds=0.2, api_key=API_KEY) as emulator:
+        impatient(patch)
+        for logger in loggers:
+            logger.addHandler(listener)
+        try:
+            outcomes, runs = asyncio.run(try_all(emulator, directory, bucket))
+        finally:
+            for logger in loggers:
+                logger.removeHandler(listener)
+        said = runs | {"logs": "\n".join(listener.lines), "receipts": texts(directory, bucket)}
+        downloads = [entry for entry in emulator.requests() if entry["path"].startswith("/xai-")]
+        yield Trial(outcomes, billed(emulator), downloads, said)
+
+
+def impatient(patch):
+    """Let calls be given up and repeated sooner than is good outside of tests."""
+
+    def get_client(self):
+        quick = Retries(attempts=4, first_wait=0.05, longest_wait=0.2)
+        return XaiVideoClient(self.api_key, self.base_url, timeouts=Timeouts(start=2), retries=quick)
+
+    patch.setattr(XaiCredentials, "get_client", get_client)
+    for task in (tasks.astart_video, tasks.await_for_video, tasks.asave_video):
+        patch.setattr(task, "retry_delay_seconds", 0)
+    patch.setenv("PREFECT_CLIENT_MAX_RETRIES", "10")
+    for name, value in {"FIRST_POLL_SECONDS": 0.1, "POLL_MIN_SECONDS": 0.1, "POLL_MAX_SECONDS": 0.5}.items():
+        patch.setenv(f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}", str(value))
+
+
+async def try_all(emulator, directory, bucket):
+    turn = asyncio.Semaphore(AT_ONCE)
+    credentials = XaiCredentials(api_key=API_KEY, base_url=emulator.base_url)
+
+    async def attempt(fault, key, **options):
+        outcome = Outcome()
+        while len(outcome.ends) < 2 and "stored" not in outcome.names:
+            async with turn:
+                outcome.ends.append(await ended(f"{PROMPT} {key} [fault:{fault}]", credentials, key=key, **options))
+        return key, outcome
+
+    outcomes = await asyncio.gather(
+        *(attempt(fault, fault.value, storage=directory) for fault in EXPECTED),
+        *(attempt(fault, f"direct/{fault}", storage=bucket, delivery="direct") for fault in DIRECT_EXPECTED),
+    )
+    return dict(outcomes), await what_prefect_keeps()
+
+
+async def ended(prompt, credentials, key, **options):
+    seconds = 1.5 if "never-done" in key else 30
+    try:
+        return await agenerate_video(
+            prompt, duration=1, key=key, credentials=credentials, timeout_seconds=seconds, **options
+        )
+    except XaiVideoError as error:
+        return error
+
+
+async def what_prefect_keeps() -> dict[str, str]:
+    async with get_client() as client:
+        runs = await client.read_flow_runs(limit=200)
+        ours = [run for run in runs if PROMPT in str(run.parameters)]
+        filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in ours]))
+        task_runs = await client.read_task_runs(flow_run_filter=filter_, limit=200)
+        artifacts = await client.read_artifacts(flow_run_filter=filter_, limit=200)
+        logs = await client.read_logs(limit=200)
+    assert len(ours) > len(EXPECTED)
+    return {
+        "flow runs": "\n".join(run.model_dump_json() for run in ours),
+        "task runs": "\n".join(run.model_dump_json() for run in task_runs),
+        "artifacts": "\n".join(artifact.model_dump_json() for artifact in artifacts),
+        "logs on the server": "\n".join(log.message for log in logs),
+    }
+
+
+def texts(directory, bucket) -> str:
+    client = bucket.credentials.get_s3_client()
+    listed = client.list_objects_v2(Bucket=bucket.bucket_name, Prefix="every-fault/")["Contents"]
+    names = [entry["Key"] for entry in listed if entry["Key"].endswith(".json")]
+    objects = [client.get_object(Bucket=bucket.bucket_name, Key=name)["Body"].read().decode() for name in names]
+    files = [path.read_text() for path in directory._resolve_path(".").rglob("*.json")]
+    return "\n".join(objects + files)
+
+
+def billed(emulator) -> dict[str, int]:
+    """How many submissions were billed, by the key that is in their prompt."""
+    keys = {
+        entry["request_id"]: re.search(r"log (\S+) \[", entry["body"]["prompt"])[1]
+        for entry in emulator.requests()
+        if entry["method"] == "POST" and entry["request_id"]
+    }
+    counts = dict.fromkeys(keys.values(), 0)
+    for row in emulator.ledger()["requests"]:
+        counts[keys[row["request_id"]]] += row["cost_usd"] != "0.00"
+    return counts
+
+
+def test_every_fault_has_an_expectation():
+    assert EXPECTED.keys() == set(Fault)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [(fault.value, ends) for fault, ends in EXPECTED.items()]
+    + [(f"direct/{fault}", ends) for fault, ends in DIRECT_EXPECTED.items()],
+)
+def test_what_comes_of_a_fault(trial, key, expected):
+    *names, payments = expected
+    assert trial.outcomes[key].names == names, trial.outcomes[key].ends
+    assert trial.billed.get(key, 0) == payments
+
+
+def test_nothing_is_ever_paid_twice(trial):
+    assert max(trial.billed.values()) == 1
+
+
+def test_every_error_after_a_submission_says_what_is_known(trial):
+    for key, outcome in trial.outcomes.items():
+        for error in (end for end in outcome.ends if isinstance(end, Exception)):
+            assert error.key == key
+            assert error.request_id or type(error).__name__ == "SubmissionUnknown", error
+            assert not error.resend_safe
+    for fault in (Fault.MODERATED, Fault.MODERATED_OLD_CODE, Fault.MODERATED_DONE):
+        assert str(trial.outcomes[fault].ends[0].cost_usd) == "0.05"
+
+
+def test_no_error_shows_a_secret(trial):
+    raised = [end for outcome in trial.outcomes.values() for end in outcome.ends if isinstance(end, Exception)]
+    shown = "\n".join(line for error in raised for line in traceback.format_exception(error))
+    assert_no_secret(shown)
+
+
+@pytest.mark.parametrize("place", ["logs", "receipts", "flow runs", "task runs", "artifacts", "logs on the server"])
+def test_no_secret_gets_out(trial, place):
+    assert trial.said[place]
+    assert_no_secret(trial.said[place])
+    if place not in {"receipts", "flow runs"}:
+        assert PROMPT not in trial.said[place]
+
+
+def assert_no_secret(text):
+    for secret in (API_KEY, "X-Amz-Signature", "X-Amz-Credential"):
+        found = text.find(secret)
+        assert found < 0, text[max(found - 300, 0) : found + 50]
+
+
+def test_the_key_is_not_sent_to_where_videos_are_fetched(trial):
+    assert len(trial.downloads) > 20
+    assert not [entry for entry in trial.downloads if entry["authorization"]]
+    assert any("X-Amz-Signature" in entry["path"] for entry in trial.downloads)
