@@ -180,6 +180,14 @@ async def test_a_retry_after_beyond_patience_ends_the_call_and_is_handed_on():
     assert len(sent) == 1
 
 
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_retry_after_date_is_read_by_the_clock_of_the_server(days):
+    now = datetime.now(UTC) + timedelta(days=days)
+    dates = f"Date: {format_datetime(now, True)}", f"Retry-After: {format_datetime(now + timedelta(hours=1), True)}"
+    error, _ = await start([answer("429 Too Many Requests", TOO_MANY, *dates)])
+    assert error.retry_after == 3600
+
+
 async def test_a_retry_after_may_be_a_date():
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=1000), usegmt=True)
     error, _ = await start([answer("429 Too Many Requests", TOO_MANY, f"Retry-After: {later}")])

@@ -435,6 +435,32 @@ async def test_what_nobody_foresaw_during_a_post_is_of_unknown_outcome(local):
     assert (await local.read("cat")).receipt.state == "unknown"
 
 
+async def test_a_machine_that_sleeps_goes_on_waiting(engine, monkeypatch):
+    """Hours pass for the wall clock while it sleeps; the deadline runs on a monotonic one."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=8)
+
+    await engine.start(REQUEST, "cat")
+    waiting = asyncio.create_task(engine.wait("cat", timeout=20))
+    await asyncio.sleep(0.05)
+    monkeypatch.setattr("prefect_xai_video.generation.datetime", Later)
+    assert (await waiting).state == "done"
+
+
+async def test_a_claim_is_aged_by_the_clock_of_its_store(engine, monkeypatch):
+    held = await engine.store.create(Receipt.claim("cat", REQUEST))
+    claimed_by_a_clock_that_is_behind = held.receipt.attempt.model_copy(
+        update={"started_at": datetime.now(UTC) - timedelta(hours=1)}
+    )
+    await engine.store.replace(
+        held, held.receipt.model_copy(update={"attempts": (claimed_by_a_clock_that_is_behind,)})
+    )
+    assert (await engine.store.read("cat")).age < 60
+
+
 async def test_many_slow_posts_do_not_queue_behind_each_other(local):
     async with scripted([], local) as (engine, _):
         under_way = threading.Barrier(40)

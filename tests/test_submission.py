@@ -1,0 +1,132 @@
+"""What happens round the one POST of a claim: cancellations, deadlines, stores that fail, watchers that do."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from api_key import API_KEY
+from scripted import SILENCE, ScriptedServer, answer
+
+from prefect_xai_video import Retries, Timeouts, XaiVideoClient, submission
+from prefect_xai_video.errors import StorageError, SubmissionUnknown, VideoTimeout
+from prefect_xai_video.generation import Generation
+from prefect_xai_video.polling import PollSchedule
+from prefect_xai_video.requests import build_request
+from prefect_xai_video.stores import LocalStore
+
+REQUEST = build_request("A cat", duration=1)
+ID = "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
+ACCEPTED = answer("200 OK", f'{{"request_id":"{ID}"}}'.encode())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path)
+
+
+@pytest.fixture
+async def engine_for(store):
+    """Makes an engine whose xAI answers exactly a script."""
+    clients = []
+
+    def make(server, **options):
+        quick = Retries(attempts=3, first_wait=0.01, longest_wait=0.02)
+        clients.append(XaiVideoClient(API_KEY, f"{server.url}/v1", retries=quick, timeouts=Timeouts(get=0.3)))
+        return Generation(clients[-1], store, **options)
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+async def state(store):
+    held = await store.read("cat")
+    return held.receipt.state if held else None
+
+
+async def test_a_run_that_is_cancelled_while_it_claims_takes_the_claim_back(store, engine_for):
+    reached, go_on = threading.Event(), threading.Event()
+    create = store._create
+
+    def slow(receipt):
+        held = create(receipt)
+        reached.set()
+        go_on.wait()
+        return held
+
+    store._create = slow
+    with ScriptedServer([]) as server:
+        starting = asyncio.create_task(engine_for(server).start(REQUEST, "cat"))
+        await asyncio.to_thread(reached.wait)
+        starting.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert server.requests == []
+    assert await state(store) == "refused"
+
+
+async def test_a_post_has_a_deadline_as_a_whole_and_its_late_reply_is_noted(store, engine_for, monkeypatch):
+    monkeypatch.setattr(submission, "POST_SECONDS", 0.2)
+    reply = threading.Event()
+
+    def late():
+        reply.wait()
+        return ACCEPTED
+
+    with ScriptedServer([late]) as server:
+        with pytest.raises(SubmissionUnknown, match=r"no answer within 0\.2 s") as caught:
+            await engine_for(server).start(REQUEST, "cat")
+        assert caught.value.key == "cat"
+        assert await state(store) == "unknown"
+        reply.set()
+        while await state(store) != "submitted":
+            await asyncio.sleep(0.01)
+    assert (await store.read("cat")).receipt.request_id == ID
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_claim_whose_writing_failed_is_known_again_and_sent_once(store, engine_for, when):
+    create = store.create
+    failures = [StorageError("The reply was lost.", transient=True)]
+
+    async def failing(receipt):
+        if when == "after":
+            await create(receipt)
+            store.create = create
+        if failures:
+            raise failures.pop()
+        return await create(receipt)
+
+    store.create = failing
+    begun = time.monotonic()
+    with ScriptedServer([ACCEPTED]) as server:
+        assert (await engine_for(server).start(REQUEST, "cat")).request_id == ID
+    assert time.monotonic() - begun < 60, "it waited for its own claim"
+    assert len(server.requests) == 1
+    assert len((await store.read("cat")).receipt.attempts) == 1
+
+
+async def test_who_looks_on_can_not_come_between_a_payment_and_its_receipt(store, engine_for, caplog):
+    def broken(receipt):
+        raise ZeroDivisionError
+
+    with ScriptedServer([ACCEPTED]) as server:
+        receipt = await engine_for(server, on_change=broken).start(REQUEST, "cat")
+    assert receipt.request_id == ID
+    assert await state(store) == "submitted"
+    assert "could not be told" in caplog.text
+
+
+async def test_waiting_ends_at_its_deadline_though_no_poll_is_answered(store, engine_for):
+    with ScriptedServer([ACCEPTED, SILENCE, SILENCE]) as server:
+        engine = engine_for(server, schedule=PollSchedule(first=0, shortest=0.01, longest=0.1))
+        await engine.start(REQUEST, "cat")
+        begun = time.monotonic()
+        with pytest.raises(VideoTimeout) as caught:
+            await engine.wait("cat", timeout=0.2)
+    assert time.monotonic() - begun < 10
+    assert caught.value.request_id == ID
+    assert await state(store) == "submitted"
