@@ -102,14 +102,16 @@ def _presign(field: str, value: str, s3_credentials: Any) -> str:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
     from prefect_aws import AwsCredentials  # noqa: PLC0415
 
+    from prefect_xai_video.presigning import presigned_url  # noqa: PLC0415
+
     bucket, _, key = value[len("s3://") :].partition("/")
     if not bucket or not key:
         raise InvalidRequest(f"{field}: {_shown(value)!r} is not allowed; allowed: s3://bucket/key.")
     place: dict[str, Any] = {"Bucket": bucket, "Key": key}
     try:
-        client = (s3_credentials or AwsCredentials()).get_s3_client()
-        size = client.head_object(**place)["ContentLength"]
-        url: str = client.generate_presigned_url("get_object", Params=place, ExpiresIn=PRESIGNED_SECONDS)
+        credentials = s3_credentials or AwsCredentials()
+        size = credentials.get_s3_client().head_object(**place)["ContentLength"]
+        url = presigned_url(credentials, "get_object", place, PRESIGNED_SECONDS)
     except (BotoCoreError, ClientError, ValueError) as error:
         raise InvalidRequest(
             f"{field}: {_shown(value)!r} can't be read ({error}); "

@@ -116,6 +116,11 @@ async def test_an_s3_object_becomes_a_url_that_anybody_can_read(aws, bucket):
         assert answer.read() == PNG
 
 
+async def test_an_s3_object_stays_readable_for_a_request_that_waits_in_a_queue(aws, bucket):
+    aws.get_s3_client().put_object(Bucket="videos", Key="inputs/cat.png", Body=PNG)
+    assert "X-Amz-Expires=21600" in await image("s3://videos/inputs/cat.png", aws)
+
+
 async def test_an_s3_object_is_the_same_input_however_often_it_is_signed(aws, bucket):
     aws.get_s3_client().put_object(Bucket="videos", Key="inputs/cat.png", Body=PNG)
     asked = build_request("A cat", image_url="s3://videos/inputs/cat.png")

@@ -17,6 +17,7 @@ WITHOUT_PREFECT = (
     "inputs",
     "journal",
     "polling",
+    "presigning",
     "receipts",
     "requests",
     "responses",
@@ -25,7 +26,7 @@ WITHOUT_PREFECT = (
 ORDER = [
     {"capabilities"},
     {"errors"},
-    {"polling", "responses", "synchronous"},
+    {"polling", "presigning", "responses", "synchronous"},
     {"requests"},
     {"download", "inputs", "receipts"},
     {"client", "stores"},

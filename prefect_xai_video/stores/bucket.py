@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from boto3.exceptions import Boto3Error
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from prefect_aws import S3Bucket
@@ -25,6 +24,7 @@ from typing_extensions import override
 
 from prefect_xai_video.download import Download, looks_like_mp4
 from prefect_xai_video.errors import StorageError
+from prefect_xai_video.presigning import presigned_url
 from prefect_xai_video.receipts import Receipt, StoredFile
 from prefect_xai_video.requests import wire_url
 from prefect_xai_video.stores.base import (
@@ -124,15 +124,9 @@ class S3Store(VideoStore):
     @override
     async def upload_url(self, key: str, claim: str) -> str:
         place = self._place(delivery_name(key, claim)) | {"ContentType": "video/mp4"}
-
-        def sign(client: "S3Client") -> str:
-            # Left to itself, boto3 signs in an old way that some regions and encrypted buckets refuse.
-            config = client.meta.config.merge(Config(signature_version="s3v4"))
-            session = self.bucket.credentials.get_boto3_session()
-            signing = session.client("s3", config=config, endpoint_url=client.meta.endpoint_url)
-            return signing.generate_presigned_url("put_object", Params=place, ExpiresIn=UPLOAD_SECONDS)
-
-        return wire_url(await self._call(sign), "storage")
+        credentials = self.bucket.credentials
+        url = await self._call(lambda client: presigned_url(credentials, "put_object", place, UPLOAD_SECONDS))
+        return wire_url(url, "storage")
 
     @override
     def is_upload_url(self, url: str, key: str, claim: str) -> bool:
