@@ -251,36 +251,41 @@ class Generation:
             with with_request_id(receipt.request_id, receipt):
                 if receipt.state in {"submitted", "unknown"}:
                     raise StorageError("The video is not done yet: wait for it first.")
-                if receipt.file is None:
-                    held = await self._store(held)
-                else:
+                if receipt.state == "stored" and receipt.file is not None:
                     await self.store.check_video(key, receipt.file)
+                else:
+                    held = await self._store(held)
                 return held.receipt.video(self.store.receipt_uri(key))
 
     async def _store(self, held: Held) -> Held:
-        attempt = held.receipt.attempt
+        key, attempt, file = held.receipt.key, held.receipt.attempt, held.receipt.file
+        if file is not None and await self.store.has_video(key, file):
+            return await self._note_stored(held, file)
         if attempt.direct:
-            file = await self.store.take_delivery(held.receipt.key, attempt.claim, attempt.request_id)
+            file = await self.store.take_delivery(key, attempt.claim, attempt.request_id)
             if file is not None:
                 held = await self._note_stored(held, file)
-                await self.store.drop_delivery(held.receipt.key, attempt.claim)
+                await self.store.drop_delivery(key, attempt.claim)
                 return held
             # Somebody else may have stored it meanwhile.
-            held = await self._journal.read(held.receipt.key)
+            held = await self._journal.read(key)
         return held if held.receipt.state == "stored" else await self._fetch_and_store(held)
 
     async def _fetch_and_store(self, held: Held) -> Held:
-        key = held.receipt.key
-        claim = held.receipt.attempt.claim
+        key, claim = held.receipt.key, held.receipt.attempt.claim
         with self.store.workspace(key) as path:
             held, download = await self._download(held, path)
+            file = self.store.file(key, download)
             # A download takes its time: what somebody else has stored since is not touched.
-            held = await self._journal.read(key)
-            _check_same(held.receipt, claim)
-            if held.receipt.state == "stored":
-                return held
-            file = await self.store.put_video(key, path, download, held.receipt.request_id or "")
-        return await self._note_stored(held, file)
+            for _ in range(MOST_OVERTAKEN):
+                held = await self._journal.change(held, lambda receipt: _saving(receipt, claim, file))
+                if held.receipt.state == "stored":
+                    return held
+                with suppress(Overtaken):
+                    await self.store.put_video(held, path, file)
+                    return await self._note_stored(held, file)
+                held = await self._journal.read(key)
+        raise StorageError(f"The receipt {self.store.receipt_uri(key)} changes all the time.")
 
     async def _note_stored(self, held: Held, file: StoredFile) -> Held:
         claim = held.receipt.attempt.claim
@@ -343,6 +348,12 @@ def _answered(receipt: Receipt, status: VideoStatus) -> Receipt:
     if moved_on or receipt.request_id != status.request_id:
         return receipt
     return receipt.answered(status)
+
+
+def _saving(receipt: Receipt, claim: str, file: StoredFile) -> Receipt:
+    """Note the file that is to be put, unless somebody else has stored one already."""
+    _check_same(receipt, claim)
+    return receipt if receipt.state == "stored" else receipt.saving(file)
 
 
 def _check_same(receipt: Receipt, claim: str) -> None:

@@ -74,8 +74,10 @@ class Journal:
 
     async def replace(self, held: Held, receipt: Receipt) -> Held:
         """Write a receipt in the place of the one that was read, like the store, and tell."""
+        before = held.receipt.state
         held = await self.store.replace(held, receipt)
-        self._tell(receipt)
+        if receipt.state != before:
+            self._tell(receipt)
         return held
 
     async def change(self, held: Held, change: Callable[[Receipt], Receipt]) -> Held:
@@ -95,7 +97,8 @@ class Journal:
         Raises:
             Overtaken: If somebody else has written another receipt since.
         """
-        for attempt in held.receipt.undelivered:
+        waiting = held.receipt.undelivered if held.receipt.state in {"refused", "unknown"} else ()
+        for attempt in waiting:
             if await self.store.is_delivered(held.receipt.key, attempt.claim):
                 return await self.replace(held, held.receipt.delivered(attempt.claim))
         return held

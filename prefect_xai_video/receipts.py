@@ -207,7 +207,7 @@ class Receipt(_Frozen):
         attempts: All submissions, oldest first. The last one is the current one.
         duration: Duration of the video in seconds.
         url: Temporary URL of the finished video, unless it is signed.
-        file: The stored file.
+        file: The stored file; while the video is done and not stored, the file that is about to be put there.
     """
 
     version: Literal[1] = VERSION
@@ -230,8 +230,10 @@ class Receipt(_Frozen):
         delivered = self.attempt.direct and self.state in {"done", "stored"}
         if self.state in {"submitted", "done", "stored", *ENDED_BADLY} and not (self.request_id or delivered):
             raise ValueError(f"it is {self.state} without a request id")
-        if (self.state == "stored") != (self.file is not None):
-            raise ValueError(f"it is {self.state} {'without' if self.file is None else 'with'} a file")
+        if self.state == "stored" and self.file is None:
+            raise ValueError("it is stored without a file")
+        if self.state not in {"done", "stored"} and self.file is not None:
+            raise ValueError(f"it is {self.state} with a file")
         return self
 
     @classmethod
@@ -336,7 +338,7 @@ class Receipt(_Frozen):
     ) -> Self:
         """Begin another attempt: -> `sending`. Arguments as for `claim`."""
         attempt = _attempt(len(self.attempts) + 1, reason, flow_run_id, claim, direct)
-        receipt = self._moved("sending", duration=None, url=None, **_facts_of(request))
+        receipt = self._moved("sending", duration=None, url=None, file=None, **_facts_of(request))
         return receipt.model_copy(update={"attempts": (*self.attempts, attempt)})
 
     def submitted(self, request_id: str) -> Self:
@@ -345,11 +347,11 @@ class Receipt(_Frozen):
 
     def refused(self, error: XaiVideoError) -> Self:
         """Note that the POST was surely not accepted: -> `refused`."""
-        return self._moved("refused", {"failure": Failure.of(error)})
+        return self._moved("refused", {"failure": Failure.of(error)})._back_to_accepted()
 
     def unknown(self, error: XaiVideoError) -> Self:
         """Note that nobody knows whether the POST was accepted: -> `unknown`."""
-        return self._moved("unknown", {"failure": Failure.of(error)})
+        return self._moved("unknown", {"failure": Failure.of(error)})._back_to_accepted()
 
     def answered(self, status: VideoStatus) -> Self:
         """Note a final answer of `get`: -> `done`, `failed`, `moderated` or `expired`."""
@@ -361,11 +363,18 @@ class Receipt(_Frozen):
                 duration=status.duration or self.duration,
                 model=status.model or self.model,
                 url=_unsigned(status.url),
+                file=None,
             )
         if status.state == "pending":
             raise IllegalTransition("A pending request has no final answer.", key=self.key)
         error = _bad_end(status, self.request.get("prompt"))
-        return self._moved(status.state, {**cost, "failure": Failure.of(error)})
+        return self._moved(status.state, {**cost, "failure": Failure.of(error)}, file=None)
+
+    def saving(self, file: StoredFile) -> Self:
+        """Note the file that is about to be put in its place, so that it is known there after a crash."""
+        if self.state != "done":
+            raise IllegalTransition(f"A receipt that is {self.state} has nothing to save.", key=self.key)
+        return self if self.file == file else self.model_copy(update={"file": file})
 
     def stored(self, file: StoredFile) -> Self:
         """Note the verified file: -> `stored`."""
@@ -388,10 +397,15 @@ class Receipt(_Frozen):
         attempts = [
             attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
         ]
-        if self.state not in {"refused", "unknown"}:
-            return self.model_copy(update={"attempts": tuple(attempts)})
-        # What was sent since brought nothing that is known of: the accepted one is the current one again.
-        return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "submitted"})
+        receipt = self.model_copy(update={"attempts": tuple(attempts)})
+        return receipt._back_to_accepted() if self.state in {"refused", "unknown"} else receipt
+
+    def _back_to_accepted(self) -> Self:
+        """Where the current attempt brought nothing, an earlier one that was accepted after all is current again."""
+        accepted = [attempt.claim for attempt in self.attempts if attempt.outcome == "submitted"]
+        if not accepted:
+            return self
+        return self.model_copy(update={"attempts": _with_last(self.attempts, accepted[-1]), "state": "submitted"})
 
     def delivered(self, claim: str) -> Self:
         """Note that xAI has delivered the video of an attempt of which nothing else is known: -> `done`.
@@ -407,12 +421,10 @@ class Receipt(_Frozen):
         return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "done"})
 
     def adopted(self, request_id: str, flow_run_id: str | None = None) -> Self:
-        """Note a request id that a person has found: -> `submitted`.
+        """Note a request id that a person has found, as one more attempt: -> `submitted`.
 
-        It is taken as the lost reply of a submission of unknown outcome; after another end, as one more attempt.
+        Should the reply that it may stand for come after all, that is noted beside it.
         """
-        if self.state == "unknown":
-            return self.submitted(request_id)
         if "sending" not in LEGAL[self.state]:
             raise IllegalTransition(f"A receipt that is {self.state} has its request.", key=self.key)
         attempt = _adopted(len(self.attempts) + 1, request_id, flow_run_id)
@@ -440,7 +452,7 @@ class Receipt(_Frozen):
         Raises:
             IllegalTransition: If it is not stored yet.
         """
-        if self.file is None:
+        if self.state != "stored" or self.file is None:
             raise IllegalTransition(f"A receipt that is {self.state} has no stored video.", key=self.key)
         return Video(
             key=self.key,

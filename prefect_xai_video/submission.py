@@ -108,10 +108,9 @@ class Submission:
                     return await self._write_claim(self.journal.create(self._first(claim)))
                 if held.receipt.state == "sending":
                     return held
+                held = await self.journal.find_delivery(held)
                 reason = self._reason_to_send(held.receipt)
-                if reason is not None:
-                    held = await self.journal.find_delivery(held)
-                if reason is None or held.receipt.state == "done":
+                if reason is None:
                     return held
                 return await self._write_claim(self.journal.replace(held, self._next(held.receipt, reason, claim)))
             except Overtaken:
@@ -142,17 +141,19 @@ class Submission:
         match receipt.state:
             case "refused":
                 return receipt.attempt.reason
-            case "unknown" if self.on_unknown == "resubmit" and not self._had_its_go(receipt):
+            case "unknown" if self.on_unknown == "resubmit" and self._may_still(receipt, "resubmit"):
                 return "resubmit"
-            case "failed" | "moderated" | "expired" if self.regenerate and not self._had_its_go(receipt):
+            case "failed" | "moderated" | "expired" if self.regenerate and self._may_still(receipt, "regenerate"):
                 return "regenerate"
             case _:
                 return None
 
-    def _had_its_go(self, receipt: Receipt) -> bool:
-        """Whether this flow run has already paid for a new attempt: its retries must not pay again and again."""
-        again = receipt.attempt.reason in {"regenerate", "resubmit"}
-        return again and self.flow_run_id is not None and receipt.flow_run_id == self.flow_run_id
+    def _may_still(self, receipt: Receipt, reason: Reason) -> bool:
+        """Whether this flow run has not yet paid for a new attempt: its retries must not pay again and again."""
+        return self.flow_run_id is None or not any(
+            attempt.reason == reason and attempt.flow_run_id == self.flow_run_id and attempt.outcome != "refused"
+            for attempt in receipt.attempts
+        )
 
     async def _write_claim(self, writing: Awaitable[Held]) -> Held:
         """Write a claim. If the run is cancelled meanwhile, take it back: nothing was sent."""

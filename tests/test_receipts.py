@@ -215,14 +215,37 @@ def test_only_what_has_no_outcome_waits_for_a_delivery(state):
         receipt.delivered(receipt.attempt.claim)
 
 
-def test_an_adopted_request_id_is_the_lost_reply():
-    adopted = in_state("unknown").adopted(ID)
-    assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", ID, "first")
-    assert len(adopted.attempts) == 1
+def test_a_late_reply_is_kept_beside_the_id_that_was_adopted_in_its_place():
+    receipt = claimed()
+    adopted = receipt.unknown(SubmissionUnknown("lost")).adopted("found")
+    noted = adopted.late_reply(receipt.attempt.claim, ID)
+    assert (noted.state, noted.request_id) == ("submitted", "found")
+    assert [attempt.request_id for attempt in noted.attempts] == [ID, "found"]
 
 
-@pytest.mark.parametrize("state", ["refused", "failed", "moderated", "expired"])
-def test_an_adopted_request_id_after_another_end_is_one_more_attempt(state):
+@pytest.mark.parametrize("ended", ["refused", "unknown"])
+def test_a_late_reply_counts_where_what_was_sent_since_ends_after_it(ended):
+    receipt = claimed()
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    ended_since = CHANGES[ended](since.late_reply(receipt.attempt.claim, ID))
+    assert (ended_since.state, ended_since.request_id) == ("submitted", ID)
+    assert [attempt.outcome for attempt in ended_since.attempts] == [ended, "submitted"]
+
+
+def test_a_file_that_is_about_to_be_put_is_known_until_its_url_is_asked_for_again():
+    saving = in_state("done").saving(FILE)
+    assert (saving.state, saving.file) == ("done", FILE)
+    assert Receipt.from_json(saving.to_json()) == saving
+    assert saving.saving(FILE) is saving
+    assert saving.stored(FILE).state == "stored"
+    assert saving.answered(status()).file is None
+    assert saving.answered(status("expired")).file is None
+    with pytest.raises(IllegalTransition):
+        saving.video("file:///v/cat.json")
+
+
+@pytest.mark.parametrize("state", ["unknown", "refused", "failed", "moderated", "expired"])
+def test_an_adopted_request_id_is_one_more_attempt(state):
     adopted = in_state(state).adopted("found", "run-2")
     assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", "found", "adopted")
     assert [attempt.number for attempt in adopted.attempts] == [1, 2]

@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import json
 import shutil
 from collections import namedtuple
@@ -15,7 +16,7 @@ from prefect_xai_video.requests import TextRequest
 from prefect_xai_video.stores import LocalStore, Overtaken, S3Store, open_store
 
 REFUSAL = RateLimited("Too many")
-DOWNLOAD = Download(size=5, sha256="ab" * 32, content_type="video/mp4")
+DOWNLOAD = Download(size=5, sha256=hashlib.sha256(b"video").hexdigest(), content_type="video/mp4")
 
 
 def claimed(key="cats/one") -> Receipt:
@@ -63,10 +64,14 @@ async def test_who_has_not_read_the_last_word_can_not_replace_it(store):
 
 
 async def test_a_video_is_put_in_its_place_whole(store, tmp_path):
-    await store.create(claimed())
+    held = await store.create(claimed())
+    file = store.file("cats/one", DOWNLOAD)
+    assert not await store.has_video("cats/one", file)
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
-        file = await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+        await store.put_video(held, path, file)
+    assert await store.has_video("cats/one", file)
+    assert not await store.has_video("cats/one", file.model_copy(update={"sha256": "ab"}))
     assert (file.size, file.sha256, file.content_type) == (5, DOWNLOAD.sha256, "video/mp4")
     assert file.uri == store.uri("cats/one.mp4")
     assert not path.exists()
@@ -74,10 +79,11 @@ async def test_a_video_is_put_in_its_place_whole(store, tmp_path):
 
 
 async def test_a_stored_video_that_is_gone_or_changed_is_noticed(store):
-    await store.create(claimed())
+    held = await store.create(claimed())
+    file = store.file("cats/one", DOWNLOAD)
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
-        file = await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+        await store.put_video(held, path, file)
     with pytest.raises(StorageError, match="missing"):
         await store.check_video("cats/two", file)
     with pytest.raises(StorageError, match="has 5 bytes"):
@@ -86,9 +92,12 @@ async def test_a_stored_video_that_is_gone_or_changed_is_noticed(store):
 
 async def test_an_object_carries_its_type_and_digest(bucket, aws, tmp_path):
     store = S3Store(bucket)
+    held = await store.create(claimed("cat"))
+    held = await store.replace(held, held.receipt.submitted("id-1"))
+    file = store.file("cat", DOWNLOAD)
     with store.workspace("cat") as path:
         path.write_bytes(b"video")
-        file = await store.put_video("cat", path, DOWNLOAD, "id-1")
+        await store.put_video(held, path, file)
     head = aws.get_s3_client().head_object(Bucket="videos", Key=f"{bucket.bucket_folder}/cat.mp4")
     assert file.uri == f"s3://videos/{bucket.bucket_folder}/cat.mp4"
     assert head["ContentType"] == "video/mp4"
@@ -109,10 +118,10 @@ async def test_our_own_write_whose_reply_was_lost_is_known_again(bucket):
 async def test_a_directory_holds_nothing_but_videos_and_receipts(tmp_path):
     store = LocalStore(tmp_path / "store")
     held = await store.create(claimed())
-    await store.replace(held, held.receipt.submitted("id-1"))
+    held = await store.replace(held, held.receipt.submitted("id-1"))
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
-        await store.put_video("cats/one", path, DOWNLOAD, "id-1")
+        await store.put_video(held, path, store.file("cats/one", DOWNLOAD))
     visible = [found for found in (tmp_path / "store").rglob("*") if found.is_file() and found.name != ".lock"]
     assert sorted(found.name for found in visible) == ["one.json", "one.mp4"]
 
@@ -181,10 +190,14 @@ async def test_an_endpoint_that_is_down_may_come_back():
     assert "topsecret" not in str(caught.value)
 
 
-async def test_an_upload_that_is_refused_is_a_storage_error(aws, tmp_path):
+async def test_a_video_is_not_put_where_the_receipt_has_changed(store, tmp_path):
+    held = await store.create(claimed())
+    await store.replace(held, held.receipt.submitted("id-1"))
     (tmp_path / "v").write_bytes(b"video")
-    with pytest.raises(StorageError, match="'nowhere'"):
-        await of(aws, "nowhere").put_video("cat", tmp_path / "v", DOWNLOAD, "id-1")
+    file = store.file("cats/one", DOWNLOAD)
+    with pytest.raises(Overtaken):
+        await store.put_video(held, tmp_path / "v", file)
+    assert not await store.has_video("cats/one", file)
 
 
 def test_the_default_store_is_the_home_of_the_settings(tmp_path):

@@ -94,12 +94,22 @@ class VideoStore(ABC):
         """Give the path of a temporary file for a download, and removes it at the end."""
 
     @abstractmethod
-    async def put_video(self, key: str, path: Path, download: Download, request_id: str) -> StoredFile:
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
         """Put a downloaded file in its place in one step, and look whether it is there.
 
+        Args:
+            held: The receipt, which must not have changed since.
+            path: The downloaded file.
+            file: What it is to be.
+
         Raises:
+            Overtaken: If somebody has written another receipt since.
             StorageError: If it can't be written, or is not what was written.
         """
+
+    @abstractmethod
+    async def has_video(self, key: str, file: StoredFile) -> bool:
+        """Whether the very content of a file is in its place."""
 
     @abstractmethod
     async def check_video(self, key: str, file: StoredFile) -> None:
@@ -112,6 +122,15 @@ class VideoStore(ABC):
     @abstractmethod
     def uri(self, name: str) -> str:
         """The URI of a file in this store."""
+
+    def file(self, key: str, download: Download) -> StoredFile:
+        """What a downloaded file will be in its place."""
+        return StoredFile(
+            uri=self.uri(f"{key}.mp4"),
+            size=download.size,
+            sha256=download.sha256,
+            content_type=download.content_type,
+        )
 
     async def upload_url(self, key: str, claim: str) -> str:
         """Make a signed URL to which xAI can put the video of a claim.

@@ -22,7 +22,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from prefect_aws import S3Bucket
 from typing_extensions import override
 
-from prefect_xai_video.download import Download, looks_like_mp4
+from prefect_xai_video.download import looks_like_mp4
 from prefect_xai_video.errors import StorageError
 from prefect_xai_video.presigning import presigned_url
 from prefect_xai_video.receipts import Receipt, StoredFile
@@ -40,7 +40,7 @@ from prefect_xai_video.stores.base import (
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 T = TypeVar("T")
 
@@ -97,25 +97,27 @@ class S3Store(VideoStore):
             yield Path(directory) / "video.mp4"
 
     @override
-    async def put_video(self, key: str, path: Path, download: Download, request_id: str) -> StoredFile:
-        name = f"{key}.mp4"
-        file = StoredFile(
-            uri=self.uri(name),
-            size=download.size,
-            sha256=download.sha256,
-            content_type=download.content_type,
-        )
-        metadata = {"sha256": download.sha256, "request-id": request_id}
-        # prefect-aws makes its first client on the event loop, which takes 0.2 s: have it made in a thread.
-        await self._call(lambda client: None)
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
+        key = held.receipt.key
+        # S3 can't put a video on the condition that its receipt is unchanged. So it is looked at just before.
+        head = await self._call(lambda client: self._head(client, f"{key}.json"))
+        if head is None or head["ETag"] != held.version:
+            raise Overtaken
+        metadata = {"sha256": file.sha256, "request-id": held.receipt.request_id or ""}
         with self._told():
             await self.bucket.aupload_from_path(
                 path,
-                name,
-                ExtraArgs={"ContentType": download.content_type, "Metadata": metadata},
+                f"{key}.mp4",
+                ExtraArgs={"ContentType": file.content_type, "Metadata": metadata},
             )
         await self.check_video(key, file)
-        return file
+
+    @override
+    async def has_video(self, key: str, file: StoredFile) -> bool:
+        head = await self._call(lambda client: self._head(client, f"{key}.mp4"))
+        return (
+            head is not None and head["ContentLength"] == file.size and head["Metadata"].get("sha256") == file.sha256
+        )
 
     @override
     async def check_video(self, key: str, file: StoredFile) -> None:
@@ -223,9 +225,12 @@ class S3Store(VideoStore):
         return answer["Body"].read(), answer["ETag"], _age(answer)
 
     def _size(self, client: "S3Client", name: str) -> int | None:
+        head = self._head(client, name)
+        return None if head is None else head["ContentLength"]
+
+    def _head(self, client: "S3Client", name: str) -> "HeadObjectOutputTypeDef | None":
         try:
-            head = client.head_object(**self._place(name))
-            return head["ContentLength"]
+            return client.head_object(**self._place(name))
         except ClientError as error:
             if _code(error) in {"404", "NoSuchKey"}:
                 return None

@@ -16,7 +16,6 @@ from pathlib import Path
 from filelock import FileLock
 from typing_extensions import override
 
-from prefect_xai_video.download import Download
 from prefect_xai_video.errors import StorageError
 from prefect_xai_video.receipts import Receipt, StoredFile
 from prefect_xai_video.stores.base import Held, Overtaken, VideoStore, check_room, foreign, told
@@ -77,18 +76,13 @@ class LocalStore(VideoStore):
             part.unlink(missing_ok=True)
 
     @override
-    async def put_video(self, key: str, path: Path, download: Download, request_id: str) -> StoredFile:
-        target = self._path(f"{key}.mp4")
-        file = StoredFile(
-            uri=target.as_uri(),
-            size=download.size,
-            sha256=download.sha256,
-            content_type=download.content_type,
-        )
-        with told(target):
-            await asyncio.to_thread(_move, path, target)
-        await self.check_video(key, file)
-        return file
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
+        await asyncio.to_thread(self._put, held, path)
+        await self.check_video(held.receipt.key, file)
+
+    @override
+    async def has_video(self, key: str, file: StoredFile) -> bool:
+        return await asyncio.to_thread(self._has, self._path(f"{key}.mp4"), file)
 
     @override
     async def check_video(self, key: str, file: StoredFile) -> None:
@@ -135,14 +129,30 @@ class LocalStore(VideoStore):
         return Held(receipt, _digest(content))
 
     def _replace(self, held: Held, receipt: Receipt) -> Held:
-        path = self._path(f"{receipt.key}.json")
         content = receipt.to_json()
+        with self._unchanged(held) as path, _written_beside(path, content) as written:
+            _move(written, path)
+        return Held(receipt, _digest(content))
+
+    def _put(self, held: Held, video: Path) -> None:
+        with self._unchanged(held) as receipt:
+            _move(video, receipt.with_suffix(".mp4"))
+
+    @contextmanager
+    def _unchanged(self, held: Held) -> Iterator[Path]:
+        """Keep the receipt that was read from changing during a block, and give its path."""
+        path = self._path(f"{held.receipt.key}.json")
         with told(path), self._lock():
             if not path.exists() or _digest(path.read_bytes()) != held.version:
                 raise Overtaken
-            with _written_beside(path, content) as written:
-                _move(written, path)
-        return Held(receipt, _digest(content))
+            yield path
+
+    def _has(self, path: Path, file: StoredFile) -> bool:
+        with told(path, "read"):
+            if not path.is_file() or path.stat().st_size != file.size:
+                return False
+            with path.open("rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def _beside(path: Path) -> Path:
