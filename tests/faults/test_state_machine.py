@@ -280,7 +280,7 @@ class World(RuleBasedStateMachine):
             mock.patch.object(submission, "POST_SECONDS", 600),
             mock.patch.object(submission, "CLEANUP_SECONDS", 600),
             # A process that is killed does not take the disk's cache with it; waiting for the disk takes 4 ms.
-            mock.patch.object(os, "fsync", lambda descriptor: None),
+            mock.patch.object(os, "fsync", return_value=None),
         ]
         for patch in self.patches:
             patch.start()
@@ -546,11 +546,11 @@ def problem_of_claim(caller: Caller, before: Receipt | None, after: Receipt) -> 
     again = [
         a
         for a in attempts
-        if a.flow_run_id == caller.run is not None
-        and a.reason in {"regenerate", "resubmit"}
-        and a.outcome != "refused"
+        if a.flow_run_id == caller.run and a.reason == reason != "first" and a.outcome != "refused"
     ]
-    return "a flow run pays again twice" if again else None
+    if again and caller.run is not None and before.state != "refused":
+        return "a flow run pays again twice"
+    return None
 
 
 def profile() -> settings:
