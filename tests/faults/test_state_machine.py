@@ -1,0 +1,645 @@
+"""Any callers, any answers, any crashes, in any order: whatever happens, a key is paid for once.
+
+Hypothesis plays the world. It starts callers, says how each of their points ends, kills and cancels them, and lets
+time pass; after each step the receipt on disk is compared with what may be there.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, currently_in_test_context, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from scripted import mp4
+from stepwise import DEAD, Caller
+
+from prefect_xai_video import Retries, Timeouts, generation, journal, submission
+from prefect_xai_video.download import Download
+from prefect_xai_video.errors import (
+    DownloadError,
+    KeyConflict,
+    RateLimited,
+    RequestRejected,
+    ServiceUnavailable,
+    StorageError,
+    SubmissionUnknown,
+    VideoModerated,
+    XaiVideoError,
+)
+from prefect_xai_video.generation import Generation
+from prefect_xai_video.polling import PollSchedule
+from prefect_xai_video.receipts import ENDED_BADLY, LEGAL, IllegalTransition, Receipt, StoredFile
+from prefect_xai_video.requests import build_request
+from prefect_xai_video.responses import VideoStatus
+from prefect_xai_video.stores import LocalStore
+from prefect_xai_video.stores.base import delivery_name
+
+KEY = "cats/one"
+REQUESTS = [build_request("A cat", duration=1), build_request("A dog", duration=1)]
+LIVE = {"submitted", "done"}
+AT_ONCE = PollSchedule(first=0, shortest=0, longest=0)
+
+WRITE = [
+    "written",
+    "not written",
+    "not written, lasting",
+    "reply lost",
+    "reply lost, lasting",
+    "reply lost, unreadable",
+]
+KILLED = ["killed before", "killed after"]
+SUBMIT = ["accepted", "cut after", "cut before", "429", "400", "503", "500", "unreadable", "a defect"]
+GET = [
+    "done",
+    "signed",
+    "no url",
+    "pending",
+    "failed",
+    "moderated",
+    "expired",
+    "missing",
+    "not its own",
+    "aged",
+    "down",
+]
+ENDINGS = {
+    "create": WRITE + KILLED,
+    "replace": WRITE + KILLED,
+    "put": WRITE + KILLED,
+    "submit": SUBMIT + KILLED,
+    "get": GET + KILLED[:1],
+    "download": ["fetched", "broken", "gone", "killed before"],
+    "claim": ["seen", "killed before"],
+    "look": ["looked", "too late", "unreadable", "killed before"],
+}
+WELL = {
+    "create": "written",
+    "replace": "written",
+    "put": "written",
+    "submit": "accepted",
+    "get": "done",
+    "download": "fetched",
+    "claim": "seen",
+    "look": "too late",
+}
+MEANWHILE = {
+    "not its own": mock.patch.multiple(generation, FRESH_SECONDS=-1),
+    "aged": mock.patch.multiple(generation, FRESH_SECONDS=-1, AGED_SECONDS=-1),
+    "too late": mock.patch.multiple(generation, UPLOAD_SECONDS=-1),
+}
+"""What time it is while a point ends."""
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where files are real, but fast."""
+
+
+@dataclass
+class Post:
+    """One POST as xAI and its sender know it."""
+
+    caller: Caller
+    claim: str
+    direct: bool
+    request_id: str
+    accepted: bool = False
+    replied: bool = False
+    refused: bool = False
+
+
+def video_of(request_id: str) -> bytes:
+    return mp4(request_id.encode() * 20)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Store(LocalStore):
+    """A directory that xAI can reach, and whose writes end as the world says."""
+
+    def __init__(self, world: "World", caller: Caller) -> None:
+        super().__init__(world.root)
+        self.world, self.caller = world, caller
+
+    def _read(self, key):
+        if self.caller.blind:
+            self.caller.blind = False
+            raise StorageError("The disk can't be read.", transient=True)
+        held = super()._read(key)
+        if held is not None and held.receipt.state == "sending":
+            self.caller.stop("claim")
+        return held
+
+    def _create(self, receipt):
+        with self._write(self.caller.stop("create")):
+            held = super()._create(receipt)
+            self.world.written(self.caller, None, receipt)
+        return held
+
+    def _replace(self, held, receipt):
+        with self._write(self.caller.stop("replace")):
+            before = self.world.on_disk()
+            held = super()._replace(held, receipt)
+            self.world.written(self.caller, before, receipt)
+        return held
+
+    @contextmanager
+    def _write(self, how: str) -> Iterator[None]:
+        if how.startswith("not written"):
+            raise StorageError("The disk is gone.", transient="lasting" not in how)
+        yield
+        if how == "killed after":
+            self.caller.stop(DEAD)
+        if how.startswith("reply lost"):
+            self.caller.blind = "unreadable" in how
+            raise StorageError("Nobody knows what the disk did.", transient="lasting" not in how)
+
+    async def put_video(self, key, path, download, request_id):
+        with self._write(await self.caller.astop("put")):
+            return await super().put_video(key, path, download, request_id)
+
+    def _place(self, claim: str) -> Path:
+        return self.root / delivery_name(KEY, claim)
+
+    async def upload_url(self, key, claim):
+        return f"https://store.example/{delivery_name(key, claim)}?Signature=s"
+
+    def is_upload_url(self, url, key, claim):
+        return delivery_name(key, claim) in url
+
+    async def is_delivered(self, key, claim):
+        if await self.caller.astop("look") == "unreadable":
+            raise StorageError("The disk can't be read.", transient=True)
+        return self._place(claim).exists()
+
+    async def take_delivery(self, key, claim, request_id):
+        if not self._place(claim).exists():
+            return None
+        content = self._place(claim).read_bytes()
+        target = self._path(f"{key}.mp4")
+        with self._write(await self.caller.astop("put")):
+            shutil.copy(self._place(claim), target.with_name(".taken.part"))
+            target.with_name(".taken.part").replace(target)
+        return StoredFile(uri=target.as_uri(), size=len(content), sha256=digest(content), content_type="video/mp4")
+
+    async def drop_delivery(self, key, claim):
+        self._place(claim).unlink(missing_ok=True)
+
+
+class Client:
+    """Stands in for the client: xAI answers what the world says."""
+
+    retries = Retries(attempts=2, first_wait=0, longest_wait=0)
+    timeouts = Timeouts()
+
+    def __init__(self, world: "World", caller: Caller) -> None:
+        self.world, self.caller = world, caller
+
+    def submit(self, request, upload_url=None):
+        post = self.world.posted(self.caller, upload_url)
+        how = self.caller.stop("submit")
+        post.accepted = how in {"accepted", "cut after", "unreadable", "killed after"}
+        match how:
+            case "accepted":
+                post.replied = True
+                return post.request_id
+            case "429" | "503" | "400":
+                post.refused = True
+                kind = {"429": RateLimited, "503": ServiceUnavailable, "400": RequestRejected}[how]
+                raise kind("No.", http_status=int(how), retry_after=0)
+            case "a defect":
+                raise KeyError(how)
+            case "killed after":
+                self.caller.stop(DEAD)
+        raise SubmissionUnknown("The submission may have been accepted, and paid for.")
+
+    async def get(self, request_id):
+        self.caller.asked = request_id
+        how = await self.caller.astop("get")
+        if how == "down":
+            raise ServiceUnavailable("No answer.", request_id=request_id)
+        if how in {"missing", "not its own", "aged"}:
+            raise RequestRejected("What is that?", request_id=request_id, http_status=404)
+        state = "done" if how in {"done", "signed", "no url"} else how
+        url = {"done": f"https://xai/{request_id}", "signed": f"https://xai/{request_id}?Signature=s"}.get(how)
+        cost = None if state == "pending" else Decimal("0.05")
+        return VideoStatus(request_id=request_id, state=state, url=url, cost_usd=cost)
+
+    async def download(self, url, path):
+        content = video_of(url.removeprefix("https://xai/").partition("?")[0])
+        match await self.caller.astop("download"):
+            case "broken":
+                path.write_bytes(content[:50])
+                raise DownloadError("The download broke.")
+            case "gone":
+                raise DownloadError("The video can't be fetched: HTTP 403.", http_status=403, transient=False)
+        path.write_bytes(content)
+        return Download(len(content), digest(content), "video/mp4")
+
+
+class LastWords(logging.Handler):
+    """Keeps what the engine says where it can write to nothing else any more."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.CRITICAL)
+        self.said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said += record.getMessage()
+
+
+class World(RuleBasedStateMachine):
+    """One key, and everything that can happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="xai-video-", dir=MEMORY))
+        self.path = self.root / f"{KEY}.json"
+        self.callers: list[Caller] = []
+        self.posts: list[Post] = []
+        self.problems: list[str] = []
+        self.last: Receipt | None = None
+        self.log = LastWords()
+        submission.logger.addHandler(self.log)
+        logging.getLogger("prefect_xai_video").setLevel(logging.CRITICAL)
+        self.patches = [
+            mock.patch.object(journal, "CLAIM_WAIT_SECONDS", 0),
+            mock.patch.object(submission, "OVERTAKEN_WAIT_SECONDS", 0),
+            mock.patch.object(generation, "OVERTAKEN_WAIT_SECONDS", 0),
+            mock.patch.object(submission, "POST_SECONDS", 600),
+            mock.patch.object(submission, "CLEANUP_SECONDS", 600),
+            # A process that is killed does not take the disk's cache with it; waiting for the disk takes 4 ms.
+            mock.patch.object(os, "fsync", return_value=None),
+        ]
+        for patch in self.patches:
+            patch.start()
+
+    # What the callers tell.
+
+    def on_disk(self) -> Receipt | None:
+        try:
+            return Receipt.from_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def written(self, caller: Caller, before: Receipt | None, after: Receipt) -> None:
+        """Called after each write of a receipt."""
+        self.last = after
+        problem = problem_of_change(before, after)
+        if problem is None and after.state == "sending":
+            problem = problem_of_claim(caller, before, after)
+            caller.claims.append(after.attempt.claim)
+        if problem is not None:
+            self.problems.append(f"{problem}: {told(before)} -> {told(after)}")
+
+    def posted(self, caller: Caller, upload_url: str | None) -> Post:
+        """Called for each POST: each needs a claim of its own."""
+        if not caller.claims:
+            self.problems.append("a POST without a claim")
+        claim = caller.claims.pop() if caller.claims else "none"
+        post = Post(caller, claim, upload_url is not None, f"id-{len(self.posts) + 1}")
+        if post.direct and claim not in upload_url:
+            self.problems.append("a POST whose video goes to the place of another claim")
+        self.posts.append(post)
+        return post
+
+    # What can happen.
+
+    def call(
+        self, what, request=0, run=None, regenerate=False, resubmit=False, direct=False, request_id=""
+    ) -> Caller:
+        async def calls(caller: Caller):
+            engine = Generation(Client(self, caller), Store(self, caller), AT_ONCE)
+            if what in {"make", "start"}:
+                caller.result = await engine.start(
+                    REQUESTS[request],
+                    KEY,
+                    flow_run_id=run,
+                    regenerate=regenerate,
+                    on_unknown="resubmit" if resubmit else "raise",
+                    delivery="direct" if direct else "download",
+                )
+            if what in {"adopt", "collect"}:
+                caller.result = await engine.adopt(request_id, KEY, flow_run_id=run)
+                caller.asked = None
+            if what in {"make", "collect", "wait"}:
+                caller.result = await engine.wait(KEY, timeout=600)
+                caller.asked = None
+            if what in {"make", "collect", "save"}:
+                caller.result = await engine.save(KEY)
+            return caller.result
+
+        caller = Caller(
+            calls, what=what, run=run, regenerate=regenerate, resubmit=resubmit, claims=[], asked=None, noted=False
+        )
+        self.callers.append(caller)
+        caller.begin()
+        return caller
+
+    @property
+    def alive(self) -> list[Caller]:
+        return [caller for caller in self.callers if caller.alive]
+
+    def go_on(self, caller: Caller, how: str) -> None:
+        if currently_in_test_context():
+            note(f"# {self.callers.index(caller)} {caller.what}, at {caller.at}: {how}")
+        with MEANWHILE.get(how, nullcontext()):
+            caller.go_on(how)
+
+    @precondition(lambda self: len(self.alive) < 3)
+    @rule(
+        what=st.sampled_from(["make", "make", "make", "start", "wait", "save"]),
+        request=st.sampled_from([0, 0, 0, 1]),
+        run=st.sampled_from(["run-1", "run-2", None]),
+        regenerate=st.booleans(),
+        resubmit=st.booleans(),
+        direct=st.booleans(),
+    )
+    def begins(self, **options) -> None:
+        self.call(**options)
+
+    @precondition(lambda self: len(self.alive) < 3)
+    @rule(what=st.sampled_from(["adopt", "collect"]), which=st.integers(0, 4))
+    def adopts(self, what, which) -> None:
+        self.call(what, request_id=f"id-{which}" if which else "found")
+
+    @precondition(lambda self: self.alive)
+    @rule(which=st.integers(0, 2))
+    def goes_well(self, which) -> None:
+        caller = self.alive[which % len(self.alive)]
+        self.go_on(caller, WELL[caller.at])
+
+    @precondition(lambda self: self.alive)
+    @rule(which=st.integers(0, 2), how=st.integers(0, max(map(len, ENDINGS.values())) - 1))
+    def goes_any_way(self, which, how) -> None:
+        caller = self.alive[which % len(self.alive)]
+        endings = ENDINGS[caller.at]
+        self.go_on(caller, endings[how % len(endings)])
+
+    @precondition(lambda self: self.alive)
+    @rule(which=st.integers(0, 2))
+    def goes_well_to_its_end(self, which) -> None:
+        self.finish(self.alive[which % len(self.alive)])
+
+    def finish(self, caller: Caller) -> None:
+        for _ in range(40):
+            if not caller.alive:
+                break
+            self.go_on(caller, WELL[caller.at])
+
+    @precondition(lambda self: any(not caller.cancelled for caller in self.alive))
+    @rule(which=st.integers(0, 2))
+    def is_cancelled(self, which) -> None:
+        callers = [caller for caller in self.alive if not caller.cancelled]
+        callers[which % len(callers)].cancel()
+
+    @precondition(lambda self: self.last is not None)
+    @rule()
+    def time_passes(self) -> None:
+        long_ago = time.time() - journal.CLAIM_SECONDS - 1
+        os.utime(self.path, (long_ago, long_ago))
+
+    @precondition(lambda self: any(post.accepted and post.direct for post in self.posts))
+    @rule(which=st.integers(0, 2))
+    def is_delivered(self, which) -> None:
+        posts = [post for post in self.posts if post.accepted and post.direct]
+        post = posts[which % len(posts)]
+        (self.root / delivery_name(KEY, post.claim)).write_bytes(video_of(post.request_id))
+
+    # What must hold.
+
+    @invariant()
+    def nothing_illegal_was_done(self) -> None:
+        assert self.problems == []
+
+    @invariant()
+    def the_receipt_on_disk_is_readable_and_the_last_one_written(self) -> None:
+        assert self.on_disk() == self.last
+
+    @invariant()
+    def what_is_stored_is_there(self) -> None:
+        if self.last is not None and self.last.state == "stored":
+            content = (self.root / f"{KEY}.mp4").read_bytes()
+            assert (len(content), digest(content)) == (self.last.file.size, self.last.file.sha256)
+            if self.last.request_id is not None:
+                assert content == video_of(self.last.request_id)
+
+    @invariant()
+    def who_has_ended_has_lost_nothing(self) -> None:
+        for caller in self.callers:
+            if caller.at is None and not caller.dead and not caller.noted:
+                caller.noted = True
+                self.check_end(caller)
+
+    def check_end(self, caller: Caller) -> None:
+        mine = [post for post in self.posts if post.caller is caller]
+        error = caller.error
+        noted = ids_of(self.last) if self.last else set()
+        for post in mine:
+            told_to_caller = getattr(error, "request_id", None) == post.request_id
+            logged = caller.cancelled and post.request_id in self.log.said
+            assert not post.replied or post.request_id in noted or told_to_caller or logged, "a request id is lost"
+        if error is None:
+            return
+        expected = (XaiVideoError, asyncio.CancelledError) if caller.cancelled else XaiVideoError
+        assert isinstance(error, expected), f"an error that nobody foresaw: {error!r}"
+        assert not isinstance(error, IllegalTransition), error
+        if isinstance(error, XaiVideoError):
+            assert error.key == KEY
+            assert caller.asked in {None, error.request_id}, "an error after a submission without its request id"
+        if isinstance(error, KeyConflict):
+            assert all(post.refused for post in mine), "a conflict that has sent something"
+
+    def teardown(self) -> None:
+        try:
+            self.ends_with_a_video()
+        finally:
+            for caller in self.callers:
+                caller.release()
+            for patch in self.patches:
+                patch.stop()
+            submission.logger.removeHandler(self.log)
+            logging.getLogger("prefect_xai_video").setLevel(logging.NOTSET)
+            shutil.rmtree(self.root)
+
+    def ends_with_a_video(self) -> None:
+        """Once nothing goes wrong any more, the key ends with a video, if somebody says that it may be paid again."""
+        for caller in self.alive:
+            caller.dead = True
+        if self.problems:
+            return
+        if self.last is not None:
+            self.time_passes()
+        request = next(
+            (n for n, known in enumerate(REQUESTS) if self.last and self.last.fingerprint == known.fingerprint), 0
+        )
+        caller = self.call("make", request, "the last run", regenerate=True, resubmit=True)
+        self.finish(caller)
+        assert caller.error is None, f"the key has no video in the end: {caller.error!r}"
+        assert caller.at is None, f"the key has no video in the end: still at {caller.at}"
+        self.nothing_illegal_was_done()
+        self.what_is_stored_is_there()
+        assert self.last.state == "stored"
+
+
+def told(receipt: Receipt | None) -> str:
+    """A receipt in one line."""
+    if receipt is None:
+        return "nothing"
+    attempts = (f"{a.reason} {a.outcome} {a.request_id} by {a.flow_run_id}" for a in receipt.attempts)
+    return f"{receipt.state} ({', '.join(attempts)})"
+
+
+def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
+    """What is wrong with a change of a receipt."""
+    if before is None:
+        adopted = after.state == "submitted" and after.attempt.reason == "adopted"
+        return None if after.state == "sending" or adopted else "a receipt begins in the middle"
+    old, new = ({attempt.claim for attempt in receipt.attempts} for receipt in (before, after))
+    ids = ids_of(after)
+    if not (old <= new and ids_of(before) <= ids):
+        return "an attempt or a request id was lost"
+    if before.file not in {None, after.file}:
+        return "a stored file was lost"
+    if after.state in LEGAL[before.state] - {before.state} or before.state == after.state == "done":
+        return None
+    back = before.state in {"refused", "unknown"} and after.attempt.claim in old
+    late_reply = ids_of(before) < ids and (before.state == after.state or (back and after.state == "submitted"))
+    delivered = back and after.state == "done" and after.attempt.direct
+    may_be_adopted = "sending" in LEGAL[before.state] and after.attempt.claim not in old
+    adopted = may_be_adopted and after.state == "submitted" and after.attempt.reason == "adopted"
+    return None if late_reply or delivered or adopted else "an illegal transition"
+
+
+def ids_of(receipt: Receipt) -> set[str]:
+    return {attempt.request_id for attempt in receipt.attempts if attempt.request_id}
+
+
+def problem_of_claim(caller: Caller, before: Receipt | None, after: Receipt) -> str | None:
+    """What is wrong with a claim, which is a payment to be: who may send, over what was sent before?"""
+    attempts = before.attempts if before else ()
+    reason = after.attempt.reason
+    if before is None:
+        return None
+    if before.state == "unknown" and not (caller.resubmit and reason == "resubmit"):
+        return "what may have been accepted is sent again, and nobody said so"
+    if before.state in ENDED_BADLY and not (caller.regenerate and reason == "regenerate"):
+        return "what has ended is paid for again, and nobody said so"
+    if before.state == "refused" and reason == "first" and before.maybe_paid:
+        return "what may have been accepted is sent again as if it was refused"
+    if before.state in {"refused", "unknown"} and any(a.outcome in LIVE and a.request_id for a in attempts):
+        return "sent again, though the receipt knows a request that was accepted"
+    same = before.fingerprint in {None, after.fingerprint}
+    if not same and before.maybe_paid and not (caller.regenerate and before.state in ENDED_BADLY):
+        return "another request has taken the key"
+    again = [
+        a
+        for a in attempts
+        if a.flow_run_id == caller.run and a.reason == reason != "first" and a.outcome != "refused"
+    ]
+    if again and caller.run is not None and before.state != "refused":
+        return "a flow run pays again twice"
+    return None
+
+
+def profile() -> settings:
+    return settings(
+        max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "150")),
+        stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "40")),
+        deadline=None,
+        # The steps are threads and files: how long one takes says nothing about the engine.
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
+
+
+TestWorld = World.TestCase
+TestWorld.settings = profile()
+
+
+# Single histories, each as short as it can be told.
+
+
+@pytest.fixture
+def world():
+    world = World()
+    yield world
+    world.who_has_ended_has_lost_nothing()
+    world.nothing_illegal_was_done()
+    world.what_is_stored_is_there()
+    world.teardown()
+
+
+def goes(world: World, caller: Caller, *ways: str) -> Caller:
+    """Have the points of a caller end, one after the other, in these ways."""
+    for how in ways:
+        assert caller.alive, caller.error
+        world.go_on(caller, how)
+    return caller
+
+
+def test_a_reply_is_kept_though_another_request_was_adopted_meanwhile(world):
+    slow = goes(world, world.call("start"), "written")
+    world.time_passes()
+    world.finish(world.call("adopt", request_id="found"))
+    goes(world, slow, "accepted")
+    world.finish(slow)
+    assert ids_of(world.last) == {"found", "id-1"}
+
+
+@pytest.mark.parametrize("ending", ["429", "cut before"])
+def test_a_late_reply_counts_though_what_was_sent_since_ends_after_it(world, ending):
+    slow = goes(world, world.call("start"), "written")
+    world.time_passes()
+    again = goes(world, world.call("start", resubmit=True), "seen", "written", "written")
+    assert again.at == "submit"
+    world.finish(goes(world, slow, "accepted", "written"))
+    goes(world, again, ending, "written")
+    world.finish(again)
+    assert (world.last.state, world.last.request_id) == ("submitted", "id-1")
+    assert len(world.posts) == 2
+
+
+def test_runs_that_take_turns_each_regenerate_once(world):
+    moderated = ["written", "accepted", "written", "moderated", "written"]
+    goes(world, world.call("make"), *moderated)
+    for run in ("run-1", "run-2"):
+        goes(world, world.call("make", run=run, regenerate=True), *moderated)
+    retried = world.call("make", run="run-1", regenerate=True)
+    assert isinstance(retried.error, VideoModerated), f"it is at {retried.at}, to pay again"
+
+
+def test_a_video_that_is_stored_is_not_overwritten_by_who_was_slower(world):
+    slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written", "fetched")
+    assert slow.at == "put"
+    goes(world, world.call("save"), "gone", "expired", "written")
+    world.finish(world.call("make", regenerate=True))
+    assert world.last.state == "stored"
+    goes(world, slow, "written")
+
+
+def test_a_video_that_was_delivered_while_nobody_watched_is_found(world):
+    goes(world, world.call("start", direct=True), "written", "cut after", "written")
+    world.is_delivered(0)
+    with mock.patch.multiple(generation, UPLOAD_SECONDS=-1):
+        caller = world.call("make", direct=True)
+        world.finish(caller)
+    assert caller.error is None
+    assert len(world.posts) == 1
+
+
+def test_a_video_in_its_place_whose_receipt_was_not_written_is_not_lost_with_its_url(world):
+    goes(world, world.call("make"), "written", "accepted", "written", "done", "written", "fetched", "killed after")
+    caller = goes(world, world.call("make"), "gone", "expired", "written")
+    assert caller.error is None
+    assert world.last.state == "stored"
