@@ -3,6 +3,7 @@
 Each line of its input is a JSON list of jobs `{module, argv, env, log}`; it answers each with a line of exit codes.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -12,8 +13,9 @@ import traceback
 
 import pausing
 
-for name in ("prefect._internal.metrics", "prefect.cli.flow_run", "prefect.flow_engine"):
+for name in ("fastapi", "prefect._internal.metrics", "prefect.cli.flow_run", "prefect.flow_engine"):
     importlib.import_module(name)
+gc.freeze()
 
 
 def run(module, argv, env, log):

@@ -117,6 +117,7 @@ class Killing:
         self.processes = Forking(
             root,
             PREFECT_API_URL=PREFECT_API_URL.value(),
+            PREFECT_LOGGING_TO_API_ENABLED="false",
             PREFECT_HOME=str(root / "prefect"),
             PREFECT_WORKER_QUERY_SECONDS="1",
             XAI_API_KEY=API_KEY,
@@ -233,7 +234,7 @@ class Killing:
             if not left:
                 return
             assert time.monotonic() < deadline, [(run.name, run.state) for run in left]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)
 
     async def ending(self, client, crash: Crash) -> Ending:
         flow_run_id = self.flow_run_ids.get(crash)
