@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,9 +25,9 @@ from prefect_aws import S3Bucket
 from processes import Forking
 
 from prefect_xai_video import Receipt, agenerate_video
-from prefect_xai_video.stores import LocalStore, S3Store
+from prefect_xai_video.stores import LocalStore, S3Store, VideoStore
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 WAYS = ["retry", "worker", "new run"]
 """A flow retry in an engine process; `prefect flow-run retry` with a worker; a new run with the same key."""
@@ -37,13 +37,25 @@ POINTS = {
     "bucket": ["downloading", "uploading", "saved"],
     "direct": ["posting"],
 }
+LEFT_BEHIND = {
+    "unclaimed": (None, 0),
+    "claimed": ("sending", 0),
+    "posting": ("sending", 0),
+    "answered": ("sending", 0),
+    "waiting": ("submitted", 0),
+    "downloading": ("done", 0),
+    "uploading": ("done", 0),
+    "saved": ("done", 1),
+}
+"""The state of the receipt, and the number of videos in their place, when the process is dead."""
+
 NOBODY_KNOWS = {"claimed": 0, "posting": 1, "answered": 1}
 """Where a receipt can't tell whether xAI has accepted, and how many submissions it has."""
 
 BLOCK = "crashes"
 """Name of the bucket, its block and the work pool."""
 
-PATIENCE_SECONDS = 150
+PATIENCE_SECONDS = 200
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class Ending:
 
     Attributes:
         killed: Whether SIGKILL was what ended its first process.
+        left: The state of its receipt and the number of videos then.
         outcome: `stored`, or the error.
         request_ids: What xAI has accepted.
         billed: What it has billed, in USD.
@@ -93,11 +106,12 @@ class Ending:
 
     flow_run_id: str | None
     killed: bool
+    left: tuple[str | None, int]
     outcome: str
     request_ids: list[str]
     billed: Decimal
     receipts: dict[str, Receipt]
-    videos: list[str] = field(default_factory=list)
+    videos: list[str]
 
     @property
     def receipt(self) -> Receipt:
@@ -114,6 +128,7 @@ class Killing:
         self.root = root
         self.flow_run_ids: dict[Crash, str] = {}
         self.codes: dict[Crash, int] = {}
+        self.left: dict[Crash, tuple[str | None, int]] = {}
         self.processes = Forking(
             root,
             PREFECT_API_URL=PREFECT_API_URL.value(),
@@ -136,8 +151,9 @@ class Killing:
             self.processes.begin([self.job(crash) for crash in forked])
             self.kill_all()
             self.codes = dict(zip(forked, self.processes.end(), strict=True))
+            self.left = {crash: await self.left_behind(crash) for crash in CRASHES}
             # A worker notes a crash twice. The second note must not come when the run has gone on.
-            first_worker.wait()
+            first_worker.wait(PATIENCE_SECONDS)
             self.start_worker("worker")
             await self.schedule_retries(client)
             self.processes.begin([self.retrying(crash) for crash in CRASHES])
@@ -245,21 +261,34 @@ class Killing:
             outcome = "stored" if state.is_completed() else state.message
         request_ids = self.accepted(crash)
         rows = self.emulator.ledger()["requests"]
-        store = LocalStore(self.root / str(crash)) if crash.place == "directory" else S3Store(self.bucket)
-        prefix = "" if crash.place == "directory" else f"{crash}/"
-        receipts = {key: (await store.read(key)).receipt async for key in store.keys(prefix)}
+        store = self.store(crash)
+        receipts = await self.receipts(crash)
         for key, receipt in receipts.items():
             if receipt.file is not None:
                 await store.check_video(key, receipt.file)
         return Ending(
             flow_run_id=flow_run_id,
             killed=self.codes.get(crash, -signal.SIGKILL) == -signal.SIGKILL,
+            left=self.left[crash],
             outcome=outcome,
             request_ids=request_ids,
             billed=sum((Decimal(row["cost_usd"]) for row in rows if row["request_id"] in request_ids), Decimal(0)),
             receipts=receipts,
             videos=self.videos(crash),
         )
+
+    def store(self, crash: Crash) -> VideoStore:
+        return LocalStore(self.root / str(crash)) if crash.place == "directory" else S3Store(self.bucket)
+
+    async def receipts(self, crash: Crash) -> dict[str, Receipt]:
+        store = self.store(crash)
+        prefix = "" if crash.place == "directory" else f"{crash}/"
+        return {key: (await store.read(key)).receipt async for key in store.keys(prefix)}
+
+    async def left_behind(self, crash: Crash) -> tuple[str | None, int]:
+        states = [receipt.state for receipt in (await self.receipts(crash)).values()]
+        in_place = [name for name in self.videos(crash) if not Path(name).name.startswith(".")]
+        return (states[0] if states else None), len(in_place)
 
     def videos(self, crash: Crash) -> list[str]:
         if crash.place == "directory":
@@ -289,6 +318,7 @@ def crashes(condition):
 @crashes(lambda crash: True)
 def test_a_run_is_killed_at_its_point(crash, endings):
     assert endings[crash].killed
+    assert endings[crash].left == LEFT_BEHIND[crash.point]
 
 
 @crashes(lambda crash: crash.known)
