@@ -275,7 +275,10 @@ class Receipt(_Frozen):
         Raises:
             ValueError: If it is no receipt, is of another version, or is not as it was written.
         """
-        data = json.loads(content)
+        try:
+            data = json.loads(content)
+        except RecursionError:
+            raise ValueError("it is no receipt") from None
         if not isinstance(data, dict) or not isinstance(data.get("version"), int):
             raise ValueError("it is no receipt")  # noqa: TRY004 (a receipt can't be a wrong type to its caller)
         if data["version"] != VERSION:

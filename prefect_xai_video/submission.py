@@ -107,7 +107,8 @@ class Submission:
                 if held is None:
                     return await self._write_claim(self.journal.create(self._first(claim)))
                 if held.receipt.state == "sending":
-                    return held
+                    # Written again, since the store may not have come to check whether it heeds conditions.
+                    return await self._write_claim(self.journal.replace(held, held.receipt))
                 held = await self.journal.find_delivery(held)
                 reason = self._reason_to_send(held.receipt)
                 if reason is None:
