@@ -100,6 +100,22 @@ MEANWHILE = {
     "too late": mock.patch.multiple(generation, UPLOAD_SECONDS=-1),
 }
 """What time it is while a point ends."""
+OPTIONS = st.fixed_dictionaries(
+    {
+        "what": st.sampled_from(["make", "make", "start", "wait", "save"]),
+        "request": st.sampled_from([0, 0, 0, 1]),
+        "run": st.sampled_from(["run-1", "run-2", None]),
+        "regenerate": st.booleans(),
+        "resubmit": st.booleans(),
+        "direct": st.booleans(),
+    }
+)
+"""A call of the engine."""
+WAYS = st.tuples(
+    st.fixed_dictionaries({at: st.just(WELL[at]) | st.sampled_from(endings) for at, endings in ENDINGS.items()}),
+    st.integers(0, 10),
+)
+"""How the next point of each kind ends, well or in any way, and how many points a caller goes on for."""
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where files are real, but fast."""
 
@@ -266,12 +282,10 @@ class World(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="xai-video-", dir=MEMORY))
-        self.path = self.root / f"{KEY}.json"
+        self.home = Path(tempfile.mkdtemp(prefix="xai-video-", dir=MEMORY))
         self.callers: list[Caller] = []
-        self.posts: list[Post] = []
         self.problems: list[str] = []
-        self.last: Receipt | None = None
+        self.has_no_receipt_yet()
         self.log = LastWords()
         submission.logger.addHandler(self.log)
         logging.getLogger("prefect_xai_video").setLevel(logging.CRITICAL)
@@ -286,6 +300,13 @@ class World(RuleBasedStateMachine):
         ]
         for patch in self.patches:
             patch.start()
+
+    def has_no_receipt_yet(self) -> None:
+        """Begin with an empty directory: at first, and where nothing can happen any more to what is stored."""
+        self.root = Path(tempfile.mkdtemp(dir=self.home))
+        self.path = self.root / f"{KEY}.json"
+        self.posts: list[Post] = []
+        self.last: Receipt | None = None
 
     # What the callers tell.
 
@@ -354,52 +375,49 @@ class World(RuleBasedStateMachine):
     def alive(self) -> list[Caller]:
         return [caller for caller in self.callers if caller.alive]
 
-    def go_on(self, caller: Caller, how: str) -> None:
+    def end(self, caller: Caller, how: str) -> None:
+        """Let the point where a caller is end in some way."""
         if currently_in_test_context():
             note(f"# {self.callers.index(caller)} {caller.what}, at {caller.at}: {how}")
         with MEANWHILE.get(how, nullcontext()):
             caller.go_on(how)
 
-    @precondition(lambda self: len(self.alive) < 3)
-    @rule(
-        what=st.sampled_from(["make", "make", "make", "start", "wait", "save"]),
-        request=st.sampled_from([0, 0, 0, 1]),
-        run=st.sampled_from(["run-1", "run-2", None]),
-        regenerate=st.booleans(),
-        resubmit=st.booleans(),
-        direct=st.booleans(),
-    )
-    def begins(self, **options) -> None:
-        self.call(**options)
+    @rule(options=OPTIONS, ways=WAYS, late=st.booleans())
+    def comes(self, options, ways, late) -> None:
+        """Somebody calls, and gets as far as these ways lead, while others are in the middle of their calls."""
+        if self.last is not None and self.last.state == "stored" and not self.alive:
+            self.has_no_receipt_yet()
+        if late and self.last is not None:
+            self.time_passes()
+        for caller in self.alive[2:]:
+            caller.go_on("killed before")
+        self.drive(self.call(**options), ways)
 
-    @precondition(lambda self: len(self.alive) < 3)
-    @rule(what=st.sampled_from(["adopt", "collect"]), which=st.integers(0, 4))
-    def adopts(self, what, which) -> None:
-        self.call(what, request_id=f"id-{which}" if which else "found")
-
-    @precondition(lambda self: self.alive)
-    @rule(which=st.integers(0, 2))
-    def goes_well(self, which) -> None:
-        caller = self.alive[which % len(self.alive)]
-        self.go_on(caller, WELL[caller.at])
+    @precondition(lambda self: self.posts)
+    @rule(what=st.sampled_from(["adopt", "collect"]), request_id=st.sampled_from(["found", "id-1"]), ways=WAYS)
+    def adopts(self, what, request_id, ways) -> None:
+        self.comes({"what": what, "request_id": request_id}, ways, False)
 
     @precondition(lambda self: self.alive)
-    @rule(which=st.integers(0, 2), how=st.integers(0, max(map(len, ENDINGS.values())) - 1))
-    def goes_any_way(self, which, how) -> None:
-        caller = self.alive[which % len(self.alive)]
-        endings = ENDINGS[caller.at]
-        self.go_on(caller, endings[how % len(endings)])
+    @rule(which=st.integers(0, 2), ways=WAYS)
+    def goes_on(self, which, ways) -> None:
+        self.drive(self.alive[which % len(self.alive)], ways)
 
     @precondition(lambda self: self.alive)
     @rule(which=st.integers(0, 2))
     def goes_well_to_its_end(self, which) -> None:
         self.finish(self.alive[which % len(self.alive)])
 
+    def drive(self, caller: Caller, ways: tuple[dict[str, str], int]) -> None:
+        first = dict(ways[0])
+        for _ in range(ways[1]):
+            if caller.alive:
+                self.end(caller, first.pop(caller.at, WELL[caller.at]))
+
     def finish(self, caller: Caller) -> None:
         for _ in range(40):
-            if not caller.alive:
-                break
-            self.go_on(caller, WELL[caller.at])
+            if caller.alive:
+                self.end(caller, WELL[caller.at])
 
     @precondition(lambda self: any(not caller.cancelled for caller in self.alive))
     @rule(which=st.integers(0, 2))
@@ -474,7 +492,7 @@ class World(RuleBasedStateMachine):
                 patch.stop()
             submission.logger.removeHandler(self.log)
             logging.getLogger("prefect_xai_video").setLevel(logging.NOTSET)
-            shutil.rmtree(self.root)
+            shutil.rmtree(self.home)
 
     def ends_with_a_video(self) -> None:
         """Once nothing goes wrong any more, the key ends with a video, if somebody says that it may be paid again."""
@@ -559,7 +577,7 @@ def problem_of_claim(caller: Caller, before: Receipt | None, after: Receipt) -> 
 def profile() -> settings:
     return settings(
         max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "120")),
-        stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "40")),
+        stateful_step_count=int(os.environ.get("STATE_MACHINE_STEPS", "25")),
         deadline=None,
         # To explain a failure takes longer than to find it, and its steps say it well enough.
         phases=[phase for phase in Phase if phase is not Phase.explain],
@@ -589,7 +607,7 @@ def goes(world: World, caller: Caller, *ways: str) -> Caller:
     """Have the points of a caller end, one after the other, in these ways."""
     for how in ways:
         assert caller.alive, caller.error
-        world.go_on(caller, how)
+        world.end(caller, how)
     return caller
 
 
