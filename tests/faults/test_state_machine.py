@@ -319,6 +319,9 @@ class World(RuleBasedStateMachine):
     def written(self, caller: Caller, before: Receipt | None, after: Receipt) -> None:
         """Called after each write of a receipt."""
         self.last = after
+        if before == after:
+            # A claim that its own caller had lost sight of is written again as it is.
+            return
         problem = problem_of_change(before, after)
         known = {attempt.claim for attempt in before.attempts} if before else set()
         if after.state == "sending" and after.attempt.claim not in known:
