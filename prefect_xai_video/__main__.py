@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
+import httpx
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials, S3Bucket
 
@@ -13,7 +14,7 @@ from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import StorageError, XaiVideoError
 from prefect_xai_video.receipts import NEXT_STEP, Receipt, ReceiptState
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import LocalStore, S3Store, VideoStore, open_store
+from prefect_xai_video.stores import LocalStore, Misplaced, S3Store, VideoStore, open_store
 
 UNREADABLE = "unreadable"
 _UNREADABLE_STEP = "put a good copy back, or move it away and adopt its request id"
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         store, prefix = _place(options.place, options.block)
         found = asyncio.run(_receipts(store, prefix))
-    except (XaiVideoError, ValueError) as error:
+    except (XaiVideoError, ValueError, RuntimeError, httpx.HTTPError) as error:
         raise SystemExit(f"receipts: {error}") from None
     for line in _lines(found, options.state):
         print(line)
@@ -71,6 +72,10 @@ async def _receipts(store: VideoStore, prefix: str) -> dict[str, Receipt | Stora
     async for key in store.keys(prefix):
         try:
             held = await store.read(key)
+        except Misplaced as error:
+            # Whoever names a folder within a store, or one above it, sees other keys than the receipts know.
+            own = error.receipt.key
+            found[key] = error.receipt if own.endswith(f"/{key}") or key.endswith(f"/{own}") else error
         except StorageError as error:
             found[key] = error
         else:
@@ -85,8 +90,8 @@ def _lines(found: dict[str, Receipt | StorageError], states: list[str] | None) -
         if group and (not states or state in states):
             yield f"{state} ({len(group)}): {step}"
             yield from (f"  {key}  {_facts(receipt)}" for key, receipt in group)
-    if not found:
-        yield "There are no receipts here."
+    if not any(not states or _state(receipt) in states for receipt in found.values()):
+        yield "There are no such receipts here."
 
 
 def _state(receipt: Receipt | StorageError) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import httpx
 
@@ -107,12 +107,17 @@ class PartialDownload:
         return Download(self.size, self._digest.hexdigest(), self.content_type)
 
 
-def looks_like_mp4(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of an MP4: a file type box."""
-    return head[4:8] == b"ftyp"
+class Seekable(Protocol):
+    """As much of a file as is needed to look at its parts."""
+
+    def seek(self, place: int, /) -> object:
+        """Go to a place."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read at most so many bytes from there."""
 
 
-def problem_of_mp4(file: BinaryIO, size: int) -> str | None:
+def problem_of_mp4(file: Seekable, size: int) -> str | None:
     """Say what is missing from an MP4 file; None if it is whole.
 
     HTTP can't tell where a server itself has half a file only, but its boxes can: each tells its length, and one of
@@ -136,7 +141,9 @@ def problem_of_mp4(file: BinaryIO, size: int) -> str | None:
         place += length
     if not names:
         return "it is empty"
-    return None if names & {b"moov", b"moof"} else "it has no table of contents"
+    if not names & {b"moov", b"moof"}:
+        return "it has no table of contents"
+    return None if b"mdat" in names else "it has no content"
 
 
 @contextmanager

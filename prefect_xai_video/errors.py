@@ -24,7 +24,6 @@ Two questions matter to a caller, and each error answers them: `resend_safe` (ca
 """
 
 from decimal import Decimal
-from typing import ClassVar
 
 from prefect_xai_video.capabilities import dollars
 
@@ -42,7 +41,7 @@ class XaiVideoError(Exception):
         transient: Whether the same call may succeed later by itself; Prefect's retries go by it.
     """
 
-    nothing_accepted: ClassVar[bool] = True
+    nothing_accepted: bool = True
     transient: bool = False
 
     def __init__(
@@ -56,8 +55,11 @@ class XaiVideoError(Exception):
         cost_usd: Decimal | None = None,
         retry_after: float | None = None,
         transient: bool | None = None,
+        maybe_paid: bool = False,
     ) -> None:
         super().__init__(message)
+        if maybe_paid:
+            self.nothing_accepted = False
         self.message = message
         self.key = key
         self.request_id = request_id

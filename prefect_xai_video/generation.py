@@ -5,6 +5,7 @@ anybody, after any interruption. What sends a POST is in `submission.py`.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,13 +25,19 @@ from prefect_xai_video.errors import (
     VideoTimeout,
     XaiVideoError,
 )
-from prefect_xai_video.journal import Journal, with_key, with_request_id
+from prefect_xai_video.journal import (
+    MOST_OVERTAKEN,
+    OVERTAKEN_WAIT_SECONDS,
+    Journal,
+    with_key,
+    with_request_id,
+)
 from prefect_xai_video.polling import Look, PollSchedule, next_wait
 from prefect_xai_video.receipts import ENDED_BADLY, Receipt, StoredFile, Video, check_key
 from prefect_xai_video.requests import VideoRequest
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import UPLOAD_SECONDS, Held, Overtaken, VideoStore
-from prefect_xai_video.submission import MOST_OVERTAKEN, OVERTAKEN_WAIT_SECONDS, Delivery, OnUnknown, Submission
+from prefect_xai_video.submission import Delivery, OnUnknown, Submission
 
 FRESH_SECONDS = 60
 """A request id that xAI does not know is given this long to become known."""
@@ -122,9 +129,7 @@ class Generation:
             InvalidRequest: If the key or the request id can't be one.
             StorageError: If the store can't be used.
         """
-        if not isinstance(request_id, str) or not request_id.strip():
-            raise InvalidRequest(f"request_id: {request_id!r} is not allowed; allowed: the id that xAI gave.")
-        request_id = request_id.strip()
+        request_id = _check_request_id(request_id)
         with with_key(check_key(key)), with_request_id(request_id):
             await self.client.get(request_id)
             for _ in range(MOST_OVERTAKEN):
@@ -141,10 +146,12 @@ class Generation:
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
+        if receipt.request_id is None and receipt.state in {"done", "stored"}:
+            return await self._journal.replace(held, receipt.late_reply(receipt.attempt.claim, request_id))
         if receipt.state in {"submitted", "done", "stored"}:
             raise KeyConflict(
-                f"The key has another request already: {receipt.request_id or 'delivered without id'} is "
-                f"{receipt.state}. Nothing was changed: use another key."
+                f"The key has another request already: {receipt.request_id} is {receipt.state}. Nothing was changed: "
+                f"use another key."
             )
         return await self._journal.replace(held, receipt.adopted(request_id, flow_run_id))
 
@@ -165,11 +172,13 @@ class Generation:
             ApiError: If xAI can't be asked.
         """
         with with_key(key):
-            held = await self._journal.read(key)
+            await self._journal.read(key)
+            held = await self._journal.read_settled(key) or await self._journal.read(key)
             deadline = time.monotonic() + timeout
             if held.receipt.state == "unknown" and held.receipt.undelivered:
                 held = await self._watch(held, deadline)
-            if held.receipt.state == "submitted":
+            # After a bad end, an earlier request that was accepted after all is the current one again.
+            while held.receipt.state == "submitted":
                 held = await self._wait_for_answer(held, deadline, timeout)
             return _usable(held.receipt)
 
@@ -261,12 +270,13 @@ class Generation:
         key, attempt, file = held.receipt.key, held.receipt.attempt, held.receipt.file
         if file is not None and await self.store.has_video(key, file):
             return await self._note_stored(held, file)
-        if attempt.direct:
-            file = await self.store.take_delivery(key, attempt.claim, attempt.request_id)
+        for claim in _delivery_claims(held.receipt):
+            file = await self.store.take_delivery(key, claim, attempt.request_id)
             if file is not None:
                 held = await self._note_stored(held, file)
-                await self.store.drop_delivery(key, attempt.claim)
+                await self.store.drop_delivery(key, claim)
                 return held
+        if attempt.direct:
             # Somebody else may have stored it meanwhile.
             held = await self._journal.read(key)
         return held if held.receipt.state == "stored" else await self._fetch_and_store(held)
@@ -291,7 +301,7 @@ class Generation:
         claim = held.receipt.attempt.claim
 
         def stored(receipt: Receipt) -> Receipt:
-            _check_same(receipt, claim)
+            receipt = _saving(receipt, claim, file)
             return receipt if receipt.state == "stored" else receipt.stored(file)
 
         return await self._journal.change(held, stored)
@@ -305,15 +315,18 @@ class Generation:
                 if error.transient:
                     raise
         if held.receipt.request_id is None:
-            raise DownloadError("The video that xAI had delivered is gone, and its request id is not known.")
+            raise DownloadError(
+                "The video that xAI had delivered is gone, and its request id is not known.", transient=False
+            )
         status = await self._look(held.receipt.request_id, _age(held.receipt))
         if status.state != "pending":
             held = await self._journal.change(held, lambda receipt: _answered(receipt, status))
-        _usable(held.receipt)
+        if _usable(held.receipt).state == "submitted":
+            raise StorageError("The video is not done yet: wait for it first.")
         url = status.url.get_secret_value() if status.url else None
         if url is None:
             raise DownloadError("xAI says that the video is done, but gives no URL.")
-        if self.store.is_upload_url(url, held.receipt.key, held.receipt.attempt.claim):
+        if any(self.store.is_upload_url(url, held.receipt.key, claim) for claim in _delivery_claims(held.receipt)):
             raise DownloadError("xAI says that it has delivered the video, but it is not there.")
         return held, await self.client.download(url, path)
 
@@ -336,10 +349,29 @@ def _usable(receipt: Receipt) -> Receipt:
             return receipt
         case "unknown":
             raise _unknown(receipt)
-        case "sending" | "refused":
-            raise StorageError(f"The receipt is {receipt.state}: start the video first.")
+        case "sending":
+            raise StorageError("Another run is about to send the request of this key.", maybe_paid=True)
+        case "refused":
+            raise StorageError("The receipt is refused: start the video first.")
         case _:
             raise receipt.error()
+
+
+def _check_request_id(request_id: object) -> str:
+    text = request_id.strip() if isinstance(request_id, str) else ""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._:-]{0,199}", text):
+        shown = repr(request_id)
+        raise InvalidRequest(f"request_id: {shown[:60]} is not allowed; allowed: the id that xAI gave.")
+    return text
+
+
+def _delivery_claims(receipt: Receipt) -> list[str]:
+    """Where the video of the current request may have been delivered to.
+
+    An id that was adopted may be that of any submission of unknown outcome.
+    """
+    claims = [attempt.claim for attempt in receipt.undelivered]
+    return [receipt.attempt.claim, *claims] if receipt.attempt.direct else claims
 
 
 def _answered(receipt: Receipt, status: VideoStatus) -> Receipt:
@@ -352,13 +384,13 @@ def _answered(receipt: Receipt, status: VideoStatus) -> Receipt:
 
 def _saving(receipt: Receipt, claim: str, file: StoredFile) -> Receipt:
     """Note the file that is to be put, unless somebody else has stored one already."""
-    _check_same(receipt, claim)
-    return receipt if receipt.state == "stored" else receipt.saving(file)
-
-
-def _check_same(receipt: Receipt, claim: str) -> None:
     if receipt.attempt.claim != claim:
         raise StorageError("Another attempt for this key has begun meanwhile.")
+    if receipt.state == "stored":
+        return receipt
+    if receipt.state not in {"done", "expired"}:
+        raise receipt.error()
+    return receipt.saving(file)
 
 
 def _unknown(receipt: Receipt) -> XaiVideoError:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from prefect_xai_video.errors import StorageError, SubmissionUnknown, XaiVideoError
@@ -16,6 +17,10 @@ Should its reply come all the same, it is noted."""
 
 CLAIM_WAIT_SECONDS = 1.0
 """Between two looks at somebody else's claim."""
+
+OVERTAKEN_WAIT_SECONDS = 0.05
+MOST_OVERTAKEN = 100
+"""How often others may be faster at writing a receipt; more often than that, there is something else wrong."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +62,19 @@ class Journal:
             key: The video's name in the store.
             claim: The caller's own claim, which is not waited for.
         """
+        seen: dict[str, float] = {}
         while (held := await self.store.read(key)) is not None and held.receipt.state == "sending":
-            if held.receipt.attempt.claim == claim:
+            theirs = held.receipt.attempt.claim
+            if theirs == claim:
                 return held
-            if held.age >= CLAIM_SECONDS:
+            if not seen:
+                logger.info("Somebody else is sending the request of key %s: waiting for that", key)
+            # Where the clock of the store is of no use, how long it has been looked at is.
+            watched = time.monotonic() - seen.setdefault(theirs, time.monotonic())
+            if max(held.age, watched) >= CLAIM_SECONDS:
                 left = SubmissionUnknown("The submission was under way when its run ended.")
-                return await self.replace(held, held.receipt.unknown(left))
+                with suppress(Overtaken):
+                    return await self.replace(held, held.receipt.unknown(left))
             await asyncio.sleep(CLAIM_WAIT_SECONDS)
         return held
 
@@ -81,15 +93,21 @@ class Journal:
         return held
 
     async def change(self, held: Held, change: Callable[[Receipt], Receipt]) -> Held:
-        """Replace the receipt by a changed one; where somebody was faster, change what they wrote."""
-        while True:
+        """Replace the receipt by a changed one; where somebody was faster, change what they wrote.
+
+        Raises:
+            StorageError: If it can't be replaced.
+        """
+        for _ in range(MOST_OVERTAKEN):
             changed = change(held.receipt)
             if changed is held.receipt:
                 return held
             try:
                 return await self.replace(held, changed)
             except Overtaken:
+                await asyncio.sleep(OVERTAKEN_WAIT_SECONDS)
                 held = await self.read(held.receipt.key)
+        raise StorageError(f"The receipt {self.store.receipt_uri(held.receipt.key)} can be read, but not replaced.")
 
     async def find_delivery(self, held: Held) -> Held:
         """Look in the store for the video of a submission of unknown outcome, and adopt it if it is there.
@@ -97,7 +115,7 @@ class Journal:
         Raises:
             Overtaken: If somebody else has written another receipt since.
         """
-        waiting = held.receipt.undelivered if held.receipt.state in {"refused", "unknown"} else ()
+        waiting = held.receipt.undelivered if held.receipt.brought_nothing else ()
         for attempt in waiting:
             if await self.store.is_delivered(held.receipt.key, attempt.claim):
                 return await self.replace(held, held.receipt.delivered(attempt.claim))

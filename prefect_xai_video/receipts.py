@@ -62,7 +62,7 @@ LEGAL: Mapping[ReceiptState, frozenset[ReceiptState]] = {
     "stored": frozenset(),
     "failed": frozenset({"sending"}),
     "moderated": frozenset({"sending"}),
-    "expired": frozenset({"sending"}),
+    "expired": frozenset({"sending", "done"}),
 }
 ENDED_BADLY: Mapping[ReceiptState, type[GenerationError]] = {
     "failed": VideoFailed,
@@ -319,6 +319,11 @@ class Receipt(_Frozen):
         return self.attempt.failure
 
     @property
+    def brought_nothing(self) -> bool:
+        """Whether the current attempt brought no video, so that what comes of an earlier one counts."""
+        return self.state in {"refused", "unknown", *ENDED_BADLY}
+
+    @property
     def undelivered(self) -> tuple[Attempt, ...]:
         """The attempts of unknown outcome whose video may still appear in the store, latest first."""
         return tuple(
@@ -349,8 +354,13 @@ class Receipt(_Frozen):
         return self._moved("submitted", {"request_id": request_id, "failure": None})
 
     def refused(self, error: XaiVideoError) -> Self:
-        """Note that the POST was surely not accepted: -> `refused`."""
-        return self._moved("refused", {"failure": Failure.of(error)})._back_to_accepted()
+        """Note that the POST was surely not accepted: -> `refused`.
+
+        Where an earlier attempt was, or may have been, the key is again where that one left it.
+        """
+        receipt = self._moved("refused", {"failure": Failure.of(error)})
+        standing = [attempt for attempt in receipt.attempts if attempt.outcome != "refused"]
+        return receipt._back_to(standing[-1])._back_to_accepted() if standing else receipt
 
     def unknown(self, error: XaiVideoError) -> Self:
         """Note that nobody knows whether the POST was accepted: -> `unknown`."""
@@ -371,10 +381,15 @@ class Receipt(_Frozen):
         if status.state == "pending":
             raise IllegalTransition("A pending request has no final answer.", key=self.key)
         error = _bad_end(status, self.request.get("prompt"))
-        return self._moved(status.state, {**cost, "failure": Failure.of(error)}, file=None)
+        return self._moved(status.state, {**cost, "failure": Failure.of(error)}, file=None)._back_to_accepted()
 
     def saving(self, file: StoredFile) -> Self:
-        """Note the file that is about to be put in its place, so that it is known there after a crash."""
+        """Note the file that is about to be put in its place, so that it is known there after a crash.
+
+        Whoever has the file needs no URL: it counts though the video has been found expired meanwhile.
+        """
+        if self.state == "expired":
+            return self._moved("done", {"failure": None}, file=file)
         if self.state != "done":
             raise IllegalTransition(f"A receipt that is {self.state} has nothing to save.", key=self.key)
         return self if self.file == file else self.model_copy(update={"file": file})
@@ -389,9 +404,16 @@ class Receipt(_Frozen):
         If the claim is still the current attempt, this is its submission. Otherwise it is written beside the old
         attempt, which becomes the current one again where the later ones were refused or are of unknown outcome.
         """
+        if claim not in {attempt.claim for attempt in self.attempts}:
+            raise IllegalTransition(
+                "The receipt has been begun anew, and does not have this submission.", key=self.key
+            )
         if self.attempt.claim == claim:
-            if self.request_id is not None:
+            if self.request_id == request_id:
                 return self
+            if self.request_id is not None:
+                other = _adopted(len(self.attempts) + 1, request_id, self.flow_run_id)
+                return self.model_copy(update={"attempts": (*self.attempts[:-1], other, self.attempt)})
             if self.state in {"done", "stored"}:
                 current = self.attempt.model_copy(update={"request_id": request_id})
                 return self.model_copy(update={"attempts": (*self.attempts[:-1], current)})
@@ -401,21 +423,23 @@ class Receipt(_Frozen):
             attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
         ]
         receipt = self.model_copy(update={"attempts": tuple(attempts)})
-        return receipt._back_to_accepted() if self.state in {"refused", "unknown"} else receipt
+        return receipt._back_to_accepted() if self.brought_nothing else receipt
 
     def _back_to_accepted(self) -> Self:
         """Where the current attempt brought nothing, an earlier one that was accepted after all is current again."""
-        accepted = [attempt.claim for attempt in self.attempts if attempt.outcome == "submitted"]
-        if not accepted:
-            return self
-        return self.model_copy(update={"attempts": _with_last(self.attempts, accepted[-1]), "state": "submitted"})
+        accepted = [attempt for attempt in self.attempts if attempt.outcome == "submitted"]
+        return self._back_to(accepted[-1]) if accepted else self
+
+    def _back_to(self, attempt: Attempt) -> Self:
+        attempts = _with_last(self.attempts, attempt.claim)
+        return self.model_copy(update={"attempts": attempts, "state": attempt.outcome})
 
     def delivered(self, claim: str) -> Self:
         """Note that xAI has delivered the video of an attempt of which nothing else is known: -> `done`.
 
         That attempt becomes the current one again, where later ones were refused or are of unknown outcome.
         """
-        if self.state not in {"refused", "unknown"}:
+        if not self.brought_nothing:
             raise IllegalTransition(f"A receipt that is {self.state} waits for no delivery.", key=self.key)
         change = {"outcome": "done", "outcome_at": _now(), "failure": None}
         attempts = [
@@ -424,10 +448,12 @@ class Receipt(_Frozen):
         return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "done"})
 
     def adopted(self, request_id: str, flow_run_id: str | None = None) -> Self:
-        """Note a request id that a person has found, as one more attempt: -> `submitted`.
+        """Note a request id that a person has found: -> `submitted`.
 
-        Should the reply that it may stand for come after all, that is noted beside it.
+        It is taken for the lost reply of a submission of unknown outcome; after another end, for one more attempt.
         """
+        if self.state == "unknown":
+            return self.submitted(request_id)
         if "sending" not in LEGAL[self.state]:
             raise IllegalTransition(f"A receipt that is {self.state} has its request.", key=self.key)
         attempt = _adopted(len(self.attempts) + 1, request_id, flow_run_id)

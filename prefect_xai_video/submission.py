@@ -15,7 +15,7 @@ from typing import Literal
 
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, SubmissionUnknown, XaiVideoError
-from prefect_xai_video.journal import CLAIM_SECONDS, Journal
+from prefect_xai_video.journal import CLAIM_SECONDS, MOST_OVERTAKEN, OVERTAKEN_WAIT_SECONDS, Journal
 from prefect_xai_video.receipts import ENDED_BADLY, Reason, Receipt, new_claim
 from prefect_xai_video.requests import VideoRequest
 from prefect_xai_video.stores import Held, Overtaken
@@ -28,10 +28,6 @@ POST_SECONDS = CLAIM_SECONDS - 20
 
 CLEANUP_SECONDS = 8
 """How long a cancelled run may wait for the reply to a POST; Prefect kills it after 10 s."""
-
-OVERTAKEN_WAIT_SECONDS = 0.05
-MOST_OVERTAKEN = 100
-"""How often others may be faster at writing a receipt; more often than that, there is something else wrong."""
 
 logger = logging.getLogger(__name__)
 

@@ -80,7 +80,7 @@ async def test_an_id_that_xai_does_not_know_is_told_and_nothing_is_written(engin
     assert await engine.store.read("cat") is None
 
 
-@pytest.mark.parametrize("request_id", ["", "  ", None, 5])
+@pytest.mark.parametrize("request_id", ["", "  ", None, 5, "..", "a/b", "\ud800", "x" * 70_000])
 async def test_what_is_no_id_is_one_clear_error(engine, request_id):
     with pytest.raises(InvalidRequest, match="request_id: "):
         await engine.adopt(request_id, "cat")

@@ -327,6 +327,7 @@ async def test_a_download_without_length_is_taken(tmp_path):
         ([answer("200 OK", b"", MP4)] * 3, "no whole MP4 video: it is empty", None),
         ([answer("200 OK", VIDEO[:5000], MP4)] * 3, "it ends within the box at byte 32", None),
         ([answer("200 OK", box(b"ftyp") + box(b"mdat"), MP4)] * 3, "no table of contents", None),
+        ([answer("200 OK", box(b"ftyp") + box(b"moov"), MP4)] * 3, "no content", None),
         ([answer("403 Forbidden")], "403", 403),
         ([answer("404 Not Found")], "404", 404),
         ([answer("500 Internal Server Error")] * 3, "500", 500),
@@ -355,7 +356,7 @@ async def test_half_a_file_that_http_takes_for_whole_is_fetched_anew(tmp_path):
     [
         (1).to_bytes(4, "big") + b"mdat" + (16 + 5).to_bytes(8, "big") + b"media",
         (0).to_bytes(4, "big") + b"mdat" + b"media",
-        b"junk",
+        box(b"mdat") + b"junk",
     ],
 )
 async def test_every_form_of_a_whole_mp4_is_taken(tmp_path, rest):

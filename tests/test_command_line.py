@@ -71,13 +71,23 @@ async def test_receipts_of_a_bucket_are_listed_under_a_prefix(receipts, bucket, 
     }.items():
         monkeypatch.setenv(name, value)
     said = receipts(f"s3://{bucket.bucket_name}/{bucket.bucket_folder}/cats/")
-    assert "cats/one" in said
+    assert said.startswith("unknown (1)")
     assert "dogs/two" not in said
+    assert "submitted (1)" in receipts(f"s3://{bucket.bucket_name}/{bucket.bucket_folder}")
+
+
+async def test_a_folder_within_a_store_can_be_named(receipts, directory, tmp_path):
+    await fill(open_store(directory, tmp_path))
+    assert receipts(str(tmp_path / "store" / "cats")).startswith("unknown (1)")
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["nowhere"], "no receipts here"), (["--state", "paid"], "invalid choice: 'paid'")],
+    [
+        (["nowhere"], "no such receipts here"),
+        (["nowhere", "--state", "done"], "no such receipts"),
+        (["--state", "paid"], "invalid choice: 'paid'"),
+    ],
 )
 def test_what_is_not_there_is_one_sentence(receipts, arguments, text):
     assert text in receipts(*arguments)
@@ -95,5 +105,6 @@ def test_a_storage_block_can_be_named(receipts, prefect_server, directory, tmp_p
 def test_it_is_a_command(tmp_path):
     command = [sys.executable, "-m", "prefect_xai_video", "receipts", str(tmp_path)]
     assert (
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout == "There are no receipts here.\n"
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        == "There are no such receipts here.\n"
     )

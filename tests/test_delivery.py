@@ -11,7 +11,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from scripted import mp4
 
 from prefect_xai_video import Retries, XaiVideoClient
-from prefect_xai_video.errors import DownloadError, InvalidRequest, StorageError, SubmissionUnknown, VideoFailed
+from prefect_xai_video.errors import DownloadError, InvalidRequest, SubmissionUnknown, VideoFailed, VideoModerated
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
@@ -137,14 +137,62 @@ async def test_a_video_that_is_not_where_xai_says_it_put_it_is_told(engine, buck
     assert caught.value.request_id
 
 
-async def test_what_was_delivered_must_be_a_video(engine, bucket, aws, objects):
-    await engine.start(asked("No cat"), "cat", delivery="direct")
+@pytest.mark.parametrize("part", [0, 16, 0.5])
+async def test_what_was_delivered_must_be_a_whole_video(engine, bucket, aws, objects, part):
+    await engine.start(asked(f"No cat {part}"), "cat", delivery="direct")
     await engine.wait("cat", timeout=20)
-    delivered = next(name for name in objects() if name.endswith(".mp4"))
-    aws.get_s3_client().put_object(Bucket="videos", Key=f"{bucket.bucket_folder}/{delivered}", Body=b"<html>")
-    with pytest.raises(StorageError, match="no MP4"):
+    place = f"{bucket.bucket_folder}/{next(name for name in objects() if name.endswith('.mp4'))}"
+    whole = aws.get_s3_client().get_object(Bucket="videos", Key=place)["Body"].read()
+    cut = whole[: part if isinstance(part, int) else len(whole) // 2]
+    aws.get_s3_client().put_object(Bucket="videos", Key=place, Body=cut)
+    with pytest.raises(DownloadError, match="it is not there"):
         await engine.save("cat")
-    assert (await engine.store.read("cat")).receipt.state == "done"
+    aws.get_s3_client().put_object(Bucket="videos", Key=place, Body=whole)
+    assert (await engine.save("cat")).size == len(whole)
+
+
+async def test_an_empty_object_in_the_place_of_a_lost_submission_is_no_video(engine, bucket, aws):
+    text = "A cat without a body [fault:start-cut]"
+    receipt = await engine.start(asked(text), "cat", delivery="direct")
+    place = f"{bucket.bucket_folder}/{delivery_name('cat', receipt.attempt.claim)}"
+    aws.get_s3_client().put_object(Bucket="videos", Key=place, Body=b"")
+    with pytest.raises(SubmissionUnknown):
+        await engine.wait("cat", timeout=0.3)
+
+
+async def test_the_id_of_a_lost_submission_that_was_adopted_finds_its_delivery(engine, emulator, submissions):
+    await engine.start(asked("An adopted cat [fault:start-accepted-cut]"), "cat", delivery="direct")
+    found = emulator.ledger()["requests"][-1]["request_id"]
+    receipt = await engine.adopt(found, "cat")
+    assert (receipt.state, len(receipt.attempts)) == ("submitted", 1)
+    before = len(emulator.requests())
+    await engine.wait("cat", timeout=20)
+    video = await engine.save("cat")
+    assert (video.request_id, str(video.cost_usd)) == (found, "0.05")
+    assert not [request for request in emulator.requests()[before:] if "xai-vidgen" in request["path"]]
+    assert submissions() == 1
+
+
+async def test_the_id_of_a_delivered_video_can_be_added(engine, emulator):
+    video = await make(engine, "cat", "A nameless cat [fault:start-accepted-cut]")
+    assert video.request_id is None
+    found = emulator.ledger()["requests"][-1]["request_id"]
+    assert (await engine.adopt(found, "cat")).state == "stored"
+    assert (await engine.save("cat")).request_id == found
+
+
+async def test_the_delivery_of_a_lost_submission_counts_after_a_bad_end_of_the_next(engine, emulator, submissions):
+    lost, blocked = "One cat [fault:start-accepted-cut]", "[fault:moderated]"
+    text = f"{lost} {blocked}"
+    await engine.start(asked(text), "cat", delivery="direct")
+    claim = (await engine.store.read("cat")).receipt.attempt.claim
+    await engine.start(asked(text), "cat", delivery="direct", on_unknown="resubmit")
+    with pytest.raises(VideoModerated):
+        await engine.wait("cat", timeout=20)
+    place = f"{engine.store.bucket.bucket_folder}/{delivery_name('cat', claim)}"
+    engine.store.bucket.credentials.get_s3_client().put_object(Bucket="videos", Key=place, Body=mp4(b"late"))
+    assert (await engine.start(asked(text), "cat", regenerate=True)).state == "done"
+    assert submissions() == 2
 
 
 async def test_what_comes_late_does_not_touch_the_stored_video(engine, bucket, aws):

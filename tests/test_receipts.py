@@ -140,7 +140,7 @@ def test_a_bad_end_is_told_again_with_all_that_is_known():
 def test_maybe_paid_is_false_only_while_all_was_refused():
     assert not in_state("refused").maybe_paid
     assert in_state("sending").maybe_paid
-    assert in_state("unknown").sent_again(REQUEST, "resubmit").refused(REFUSAL).maybe_paid
+    assert in_state("unknown").sent_again(REQUEST, "resubmit").maybe_paid
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,17 @@ def test_the_delivery_of_an_earlier_attempt_makes_it_the_current_one():
     assert [(a.number, a.outcome) for a in done.attempts] == [(2, "refused"), (1, "done")]
 
 
-@pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored", "failed"])
+@pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored"])
 def test_only_what_has_no_outcome_waits_for_a_delivery(state):
     receipt = in_state(state)
     with pytest.raises(IllegalTransition):
         receipt.delivered(receipt.attempt.claim)
+
+
+def test_an_adopted_request_id_is_the_lost_reply():
+    adopted = in_state("unknown").adopted(ID)
+    assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", ID, "first")
+    assert len(adopted.attempts) == 1
 
 
 def test_a_late_reply_is_kept_beside_the_id_that_was_adopted_in_its_place():
@@ -221,6 +227,27 @@ def test_a_late_reply_is_kept_beside_the_id_that_was_adopted_in_its_place():
     noted = adopted.late_reply(receipt.attempt.claim, ID)
     assert (noted.state, noted.request_id) == ("submitted", "found")
     assert [attempt.request_id for attempt in noted.attempts] == [ID, "found"]
+
+
+def test_a_late_reply_to_a_receipt_that_was_begun_anew_is_not_passed_over():
+    with pytest.raises(IllegalTransition, match="begun anew"):
+        claimed().late_reply("another claim", ID)
+
+
+@pytest.mark.parametrize("before", ["unknown", "failed", "moderated", "expired"])
+def test_a_refused_repetition_leaves_the_key_where_it_was(before):
+    again = in_state(before).sent_again(REQUEST, "resubmit").refused(REFUSAL)
+    assert again.state == before
+    assert [attempt.outcome for attempt in again.attempts] == ["refused", before]
+    assert Receipt.from_json(again.to_json()) == again
+
+
+def test_an_earlier_request_that_was_accepted_counts_where_the_next_ends_badly():
+    receipt = claimed()
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    both = since.late_reply(receipt.attempt.claim, "first").submitted(ID)
+    ended = both.answered(status("moderated"))
+    assert (ended.state, ended.request_id) == ("submitted", "first")
 
 
 @pytest.mark.parametrize("ended", ["refused", "unknown"])
@@ -244,8 +271,8 @@ def test_a_file_that_is_about_to_be_put_is_known_until_its_url_is_asked_for_agai
         saving.video("file:///v/cat.json")
 
 
-@pytest.mark.parametrize("state", ["unknown", "refused", "failed", "moderated", "expired"])
-def test_an_adopted_request_id_is_one_more_attempt(state):
+@pytest.mark.parametrize("state", ["refused", "failed", "moderated", "expired"])
+def test_an_adopted_request_id_after_another_end_is_one_more_attempt(state):
     adopted = in_state(state).adopted("found", "run-2")
     assert (adopted.state, adopted.request_id, adopted.attempt.reason) == ("submitted", "found", "adopted")
     assert [attempt.number for attempt in adopted.attempts] == [1, 2]

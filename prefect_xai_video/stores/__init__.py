@@ -6,7 +6,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect_aws import S3Bucket
 
 from prefect_xai_video.errors import StorageError
-from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Overtaken, VideoStore
+from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, Overtaken, VideoStore
 from prefect_xai_video.stores.bucket import S3Store
 from prefect_xai_video.stores.directory import LocalStore
 
@@ -14,6 +14,7 @@ __all__ = [
     "UPLOAD_SECONDS",
     "Held",
     "LocalStore",
+    "Misplaced",
     "Overtaken",
     "S3Store",
     "Storage",

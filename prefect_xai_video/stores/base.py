@@ -45,6 +45,18 @@ class Held:
     age: float = field(default=0, compare=False)
 
 
+class Misplaced(StorageError):
+    """A good receipt in a place that is not that of its key.
+
+    Attributes:
+        receipt: The receipt.
+    """
+
+    def __init__(self, message: str, receipt: Receipt) -> None:
+        super().__init__(message, maybe_paid=True)
+        self.receipt = receipt
+
+
 class VideoStore(ABC):
     """A place for videos, each `<key>.mp4` with its receipt `<key>.json` beside it.
 
@@ -179,17 +191,20 @@ class VideoStore(ABC):
                 f"The receipt {uri} can't be read: {error}. Nothing was sent. It may stand for a paid video: put a "
                 f"good copy of it back, or move it away and adopt its request id.",
                 key=key,
+                maybe_paid=True,
             ) from None
         if receipt.key != key:
-            raise StorageError(f"The receipt {uri} is that of another key, {receipt.key!r}.", key=key)
+            raise Misplaced(f"The receipt {uri} is that of another key, {receipt.key!r}.", receipt)
         return Held(receipt, version, age)
 
     def _check_size(self, file: StoredFile, size: int | None) -> None:
         if size != file.size:
             found = "is missing" if size is None else f"has {size} bytes"
+            remove = "the receipt" if size is None else "both it and the receipt"
             raise StorageError(
-                f"The receipt says that {file.uri} is stored with {file.size} bytes, but it {found}. Put it back, "
-                f"or remove the receipt to pay for a new one."
+                f"{file.uri} should be there with {file.size} bytes, but it {found}. Put it back, or remove {remove} "
+                f"to pay for a new one.",
+                maybe_paid=True,
             )
 
 
@@ -201,7 +216,9 @@ def delivery_name(key: str, claim: str) -> str:
 
 def foreign(uri: str) -> StorageError:
     """The error of a video without receipt."""
-    return StorageError(f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.")
+    return StorageError(
+        f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.", maybe_paid=True
+    )
 
 
 def check_room(directory: Path) -> None:

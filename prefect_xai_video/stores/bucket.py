@@ -7,6 +7,7 @@ out by the first claim in a process, before anything is paid for.
 import asyncio
 import base64
 import hashlib
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from prefect_aws import S3Bucket
 from typing_extensions import override
 
-from prefect_xai_video.download import looks_like_mp4
+from prefect_xai_video.download import problem_of_mp4
 from prefect_xai_video.errors import StorageError
 from prefect_xai_video.presigning import presigned_url
 from prefect_xai_video.receipts import Receipt, StoredFile
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _heeding: set[tuple[str, str]] = set()
 """Endpoints and buckets that were seen to heed the conditions of a write, in this process."""
@@ -136,7 +139,7 @@ class S3Store(VideoStore):
 
     @override
     async def is_delivered(self, key: str, claim: str) -> bool:
-        return await self._call(lambda client: self._size(client, delivery_name(key, claim))) is not None
+        return await self._call(lambda client: self._delivered(client, delivery_name(key, claim))) is not None
 
     @override
     async def take_delivery(self, key: str, claim: str, request_id: str | None) -> StoredFile | None:
@@ -241,26 +244,42 @@ class S3Store(VideoStore):
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
     def _take(self, client: "S3Client", key: str, claim: str, request_id: str | None) -> StoredFile | None:
-        delivered = self._place(delivery_name(key, claim))
-        size = self._size(client, delivery_name(key, claim))
+        name = delivery_name(key, claim)
+        size = self._delivered(client, name)
         if size is None:
             return None
-        if not looks_like_mp4(client.get_object(**delivered, Range="bytes=0-15")["Body"].read() if size else b""):
-            raise StorageError(f"What xAI delivered to {self.uri(delivery_name(key, claim))} is no MP4 video.")
-        copy = client.copy_object(
-            **self._place(f"{key}.mp4"),
-            CopySource={"Bucket": delivered["Bucket"], "Key": delivered["Key"]},
-            MetadataDirective="REPLACE",
-            ContentType="video/mp4",
-            Metadata={"request-id": request_id} if request_id else {},
-            ChecksumAlgorithm="SHA256",
-        )
+        source = self._place(name)
+        try:
+            copy = client.copy_object(
+                **self._place(f"{key}.mp4"),
+                CopySource={"Bucket": source["Bucket"], "Key": source["Key"]},
+                MetadataDirective="REPLACE",
+                ContentType="video/mp4",
+                Metadata={"request-id": request_id} if request_id else {},
+                ChecksumAlgorithm="SHA256",
+            )
+        except client.exceptions.NoSuchKey:
+            # Somebody else has stored it meanwhile, and removed what was delivered.
+            return None
         found = self._size(client, f"{key}.mp4")
         digest = copy["CopyObjectResult"].get("ChecksumSHA256")
         sha256 = base64.b64decode(digest).hex() if digest else self._digest(client, f"{key}.mp4")
         file = StoredFile(uri=self.uri(f"{key}.mp4"), size=size, sha256=sha256, content_type="video/mp4")
         self._check_size(file, found)
         return file
+
+    def _delivered(self, client: "S3Client", name: str) -> int | None:
+        """The size of what xAI has delivered; None if there is nothing, or what is there is no whole video."""
+        size = self._size(client, name)
+        if size is None:
+            return None
+        try:
+            problem = problem_of_mp4(_Ranges(client, self._place(name)), size)
+        except client.exceptions.NoSuchKey:
+            return None
+        if problem is not None:
+            logger.warning("What was delivered to %s is no whole MP4 video: %s", self.uri(name), problem)
+        return size if problem is None else None
 
     def _digest(self, client: "S3Client", name: str) -> str:
         """Read an object to compute its digest, for a server that can't tell it."""
@@ -289,6 +308,22 @@ class S3Store(VideoStore):
             raise StorageError(
                 f"The bucket {self.bucket.bucket_name!r} can't be used: {cause}.", transient=_is_transient(cause)
             ) from None
+
+
+class _Ranges:
+    """Reads parts of an object, as from a file."""
+
+    def __init__(self, client: "S3Client", place: dict[str, Any]) -> None:
+        self._client = client
+        self._object = place
+        self._place = 0
+
+    def seek(self, place: int, /) -> None:
+        self._place = place
+
+    def read(self, size: int, /) -> bytes:
+        parts = f"bytes={self._place}-{self._place + size - 1}"
+        return self._client.get_object(**self._object, Range=parts)["Body"].read()
 
 
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -106,7 +107,17 @@ class LocalStore(VideoStore):
             return None
         except OSError as error:
             raise StorageError(f"{path} can't be read: {error.strerror}.", key=key) from None
-        return self._held(key, content, _digest(content), max(time.time() - written_at, 0))
+        held = self._held(key, content, _digest(content), 0)
+        return replace(held, age=self._age(written_at)) if held.receipt.state == "sending" else held
+
+    def _age(self, written_at: float) -> float:
+        """Seconds since a file was written, by the clock that wrote its time, which may be a file server's."""
+        clock = self.root / ".lock"
+        try:
+            clock.touch()
+            return max(clock.stat().st_mtime - written_at, 0)
+        except OSError:
+            return max(time.time() - written_at, 0)
 
     def _create(self, receipt: Receipt) -> Held:
         path = self._path(f"{receipt.key}.json")

@@ -531,15 +531,21 @@ def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
         adopted = after.state == "submitted" and after.attempt.reason == "adopted"
         return None if after.state == "sending" or adopted else "a receipt begins in the middle"
     old, new = ({attempt.claim for attempt in receipt.attempts} for receipt in (before, after))
-    ids = ids_of(after)
-    if not (old <= new and ids_of(before) <= ids):
+    if not (old <= new and ids_of(before) <= ids_of(after)):
         return "an attempt or a request id was lost"
     if before.state == "stored" and before.file != after.file:
         return "a stored file was lost"
     if after.state in LEGAL[before.state] - {before.state} or before.state == after.state == "done":
         return None
-    back = before.state in {"refused", "unknown"} and after.attempt.claim in old
-    late_reply = ids_of(before) < ids and (before.state == after.state or (back and after.state == "submitted"))
+    ended = next(attempt.outcome for attempt in after.attempts if attempt.claim == before.attempt.claim)
+    nothing = {"refused", "unknown", *ENDED_BADLY}
+    earlier = after.attempt.claim in old - {before.attempt.claim}
+    if earlier and ended in LEGAL[before.state] & nothing and (after.state == "submitted" or ended == "refused"):
+        return None
+    back = before.state in nothing and after.attempt.claim in old
+    replies = [sum(attempt.request_id is not None for attempt in receipt.attempts) for receipt in (before, after)]
+    replied = replies[0] < replies[1]
+    late_reply = replied and (before.state == after.state or (back and after.state == "submitted"))
     delivered = back and after.state == "done" and after.attempt.direct
     may_be_adopted = "sending" in LEGAL[before.state] and after.attempt.claim not in old
     adopted = may_be_adopted and after.state == "submitted" and after.attempt.reason == "adopted"
@@ -614,6 +620,15 @@ def goes(world: World, caller: Caller, *ways: str) -> Caller:
     return caller
 
 
+def test_who_claims_at_the_same_moment_sends_no_second_post(world):
+    slow, fast = world.call("make"), world.call("make")
+    assert (slow.at, fast.at) == ("create", "create")
+    for caller in (fast, slow):
+        world.finish(caller)
+    assert slow.result == fast.result
+    assert len(world.posts) == 1
+
+
 def test_a_reply_is_kept_though_another_request_was_adopted_meanwhile(world):
     slow = goes(world, world.call("start"), "written")
     world.time_passes()
@@ -652,6 +667,15 @@ def test_a_video_that_is_stored_is_not_overwritten_by_who_was_slower(world):
     world.finish(world.call("make", regenerate=True))
     assert world.last.state == "stored"
     goes(world, slow, "written")
+
+
+def test_a_video_in_hand_is_stored_though_its_url_expired_meanwhile(world):
+    slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written")
+    assert slow.at == "download"
+    goes(world, world.call("save"), "gone", "expired", "written")
+    world.finish(slow)
+    assert slow.error is None
+    assert world.last.state == "stored"
 
 
 def test_a_video_that_was_delivered_while_nobody_watched_is_found(world):

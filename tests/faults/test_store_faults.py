@@ -159,7 +159,7 @@ async def test_a_paid_video_that_can_not_be_stored_is_stored_by_the_next_call(
 
 @pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored"])
 async def test_a_receipt_whose_write_was_not_answered_is_known_again(engine, proxy, aws, submissions, state):
-    with proxy.failing(writing(state, LOST)):
+    with proxy.failing(writing(state, LOST, times=2)):
         await make(engine)
     await check_stored(engine, aws)
     assert submissions() == 1
