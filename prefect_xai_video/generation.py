@@ -172,8 +172,7 @@ class Generation:
             ApiError: If xAI can't be asked.
         """
         with with_key(key):
-            await self._journal.read(key)
-            held = await self._journal.read_settled(key) or await self._journal.read(key)
+            held = await self._journal.read_settled(check_key(key)) or await self._journal.read(key)
             deadline = time.monotonic() + timeout
             if held.receipt.state == "unknown" and held.receipt.undelivered:
                 held = await self._watch(held, deadline)
