@@ -68,7 +68,7 @@ def test_a_body_of_the_wrong_shape_is_422_in_plain_text_before_the_key_is_looked
     ("method", "path"),
     [
         ("POST", "/videos/generations"),
-        ("GET", f"/videos/{uuid.uuid4()}"),
+        ("GET", "/videos/3f7a6f0e-5a43-4f65-9f8c-2a3b9f3f1f11"),
         ("GET", "/video-generation-models"),
         ("GET", "/video-generation-models/grok-imagine-video"),
         ("GET", "/api-key"),
@@ -231,7 +231,7 @@ def test_polling_a_malformed_id_is_400(api):
 
 
 def test_polling_an_unknown_id_is_404(api):
-    assert is_flat(api.poll(uuid.uuid4()), 404, "not-found")
+    assert is_flat(api.poll("3f7a6f0e-5a43-4f65-9f8c-2a3b9f3f1f11"), 404, "not-found")
 
 
 @pytest.mark.parametrize(
@@ -240,9 +240,9 @@ def test_polling_an_unknown_id_is_404(api):
         ("GET", "/videos"),
         ("GET", "/videos/generations"),
         ("PUT", "/videos/edits"),
-        ("DELETE", f"/videos/{uuid.uuid4()}"),
-        ("POST", f"/videos/{uuid.uuid4()}"),
-        ("POST", f"/videos/{uuid.uuid4()}/cancel"),
+        ("DELETE", "/videos/3f7a6f0e-5a43-4f65-9f8c-2a3b9f3f1f11"),
+        ("POST", "/videos/3f7a6f0e-5a43-4f65-9f8c-2a3b9f3f1f11"),
+        ("POST", "/videos/3f7a6f0e-5a43-4f65-9f8c-2a3b9f3f1f11/cancel"),
     ],
 )
 def test_there_is_no_list_and_no_cancel(api, method, path):
