@@ -32,7 +32,7 @@ async def test_the_twin_refuses_to_block_an_event_loop():
 
 def test_every_public_flow_and_task_has_its_twin():
     assert sorted(PAIRS) == sorted([*SYNC, *(f"a{name}" for name in SYNC)])
-    assert len(SYNC) == 5
+    assert len(SYNC) == 7
 
 
 @pytest.mark.parametrize("name", SYNC)

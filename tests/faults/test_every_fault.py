@@ -18,7 +18,7 @@ from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.errors import XaiVideoError
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
 
 PROMPT = "A cat that nobody may see in a log"
 AT_ONCE = 4
