@@ -85,12 +85,13 @@ async def _receipts(store: VideoStore, prefix: str) -> dict[str, Receipt | Stora
 
 
 def _lines(found: dict[str, Receipt | StorageError], states: list[str] | None) -> Iterable[str]:
+    wanted = {key: receipt for key, receipt in found.items() if not states or _state(receipt) in states}
     for state, step in [*NEXT_STEP.items(), (UNREADABLE, _UNREADABLE_STEP)]:
-        group = [entry for entry in found.items() if _state(entry[1]) == state]
-        if group and (not states or state in states):
+        group = [entry for entry in wanted.items() if _state(entry[1]) == state]
+        if group:
             yield f"{state} ({len(group)}): {step}"
             yield from (f"  {key}  {_facts(receipt)}" for key, receipt in group)
-    if not any(not states or _state(receipt) in states for receipt in found.values()):
+    if not wanted:
         yield "There are no such receipts here."
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, SkipValidation
 
 from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS
 from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.receipts import Video
+from prefect_xai_video.receipts import Receipt, Video
 from prefect_xai_video.stores import Storage
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
@@ -109,10 +109,7 @@ async def agenerate_video(
         on_unknown=on_unknown,
         delivery=delivery,
     )
-    receipt = await await_for_video(
-        receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
-    )
-    return await asave_video(receipt, storage=storage, credentials=credentials)
+    return await _wait_and_save(receipt, timeout_seconds, storage, credentials)
 
 
 @flow(name="collect-video", flow_run_name=_collecting_name)
@@ -143,6 +140,12 @@ async def acollect_video(
     credentials = credentials or XaiCredentials.from_environment()
     check_timeout(timeout_seconds)
     receipt = await aadopt_video(request_id, key, storage=storage, credentials=credentials)
+    return await _wait_and_save(receipt, timeout_seconds, storage, credentials)
+
+
+async def _wait_and_save(
+    receipt: Receipt, timeout_seconds: float | None, storage: Storage | None, credentials: XaiCredentials
+) -> Video:
     receipt = await await_for_video(
         receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
     )

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal, Self
@@ -360,7 +360,7 @@ class Receipt(_Frozen):
         """
         receipt = self._moved("refused", {"failure": Failure.of(error)})
         standing = [attempt for attempt in receipt.attempts if attempt.outcome != "refused"]
-        return receipt._back_to(standing[-1])._back_to_accepted() if standing else receipt
+        return receipt._back_to(standing[-1].claim)._back_to_accepted() if standing else receipt
 
     def unknown(self, error: XaiVideoError) -> Self:
         """Note that nobody knows whether the POST was accepted: -> `unknown`."""
@@ -402,7 +402,7 @@ class Receipt(_Frozen):
         """Note a request id whose claim was given up meanwhile, so that it is never lost.
 
         If the claim is still the current attempt, this is its submission. Otherwise it is written beside the old
-        attempt, which becomes the current one again where the later ones were refused or are of unknown outcome.
+        attempt, which becomes the current one again where the later ones brought nothing.
         """
         if claim not in {attempt.claim for attempt in self.attempts}:
             raise IllegalTransition(
@@ -415,37 +415,37 @@ class Receipt(_Frozen):
                 other = _adopted(len(self.attempts) + 1, request_id, self.flow_run_id)
                 return self.model_copy(update={"attempts": (*self.attempts[:-1], other, self.attempt)})
             if self.state in {"done", "stored"}:
-                current = self.attempt.model_copy(update={"request_id": request_id})
-                return self.model_copy(update={"attempts": (*self.attempts[:-1], current)})
+                return self._with_attempt(claim, request_id=request_id)
             return self.submitted(request_id)
-        change = {"request_id": request_id, "outcome": "submitted", "outcome_at": _now(), "failure": None}
-        attempts = [
-            attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
-        ]
-        receipt = self.model_copy(update={"attempts": tuple(attempts)})
+        receipt = self._with_attempt(
+            claim, request_id=request_id, outcome="submitted", outcome_at=_now(), failure=None
+        )
         return receipt._back_to_accepted() if self.brought_nothing else receipt
 
     def _back_to_accepted(self) -> Self:
         """Where the current attempt brought nothing, an earlier one that was accepted after all is current again."""
         accepted = [attempt for attempt in self.attempts if attempt.outcome == "submitted"]
-        return self._back_to(accepted[-1]) if accepted else self
+        return self._back_to(accepted[-1].claim) if accepted else self
 
-    def _back_to(self, attempt: Attempt) -> Self:
-        attempts = _with_last(self.attempts, attempt.claim)
-        return self.model_copy(update={"attempts": attempts, "state": attempt.outcome})
+    def _back_to(self, claim: str) -> Self:
+        """Make the attempt of a claim the current one, which is the last."""
+        attempts = sorted(self.attempts, key=lambda attempt: attempt.claim == claim)
+        return self.model_copy(update={"attempts": tuple(attempts), "state": attempts[-1].outcome})
+
+    def _with_attempt(self, claim: str, **changes: Any) -> Self:
+        attempts = (
+            attempt.model_copy(update=changes) if attempt.claim == claim else attempt for attempt in self.attempts
+        )
+        return self.model_copy(update={"attempts": tuple(attempts)})
 
     def delivered(self, claim: str) -> Self:
         """Note that xAI has delivered the video of an attempt of which nothing else is known: -> `done`.
 
-        That attempt becomes the current one again, where later ones were refused or are of unknown outcome.
+        That attempt becomes the current one again, where later ones brought nothing.
         """
         if not self.brought_nothing:
             raise IllegalTransition(f"A receipt that is {self.state} waits for no delivery.", key=self.key)
-        change = {"outcome": "done", "outcome_at": _now(), "failure": None}
-        attempts = [
-            attempt.model_copy(update=change) if attempt.claim == claim else attempt for attempt in self.attempts
-        ]
-        return self.model_copy(update={"attempts": _with_last(attempts, claim), "state": "done"})
+        return self._with_attempt(claim, outcome="done", outcome_at=_now(), failure=None)._back_to(claim)
 
     def adopted(self, request_id: str, flow_run_id: str | None = None) -> Self:
         """Note a request id that a person has found: -> `submitted`.
@@ -544,11 +544,6 @@ def _attempt(number: int, reason: Reason, flow_run_id: str | None, claim: str | 
 def _adopted(number: int, request_id: str, flow_run_id: str | None) -> Attempt:
     attempt = _attempt(number, "adopted", flow_run_id, None, False)
     return attempt.model_copy(update={"request_id": request_id, "outcome": "submitted"})
-
-
-def _with_last(attempts: Iterable[Attempt], claim: str) -> tuple[Attempt, ...]:
-    """The attempts in their order, but that of a claim last: it is the current one."""
-    return tuple(sorted(attempts, key=lambda attempt: attempt.claim == claim))
 
 
 def _checksum(told: Mapping[str, Any]) -> str:

@@ -103,7 +103,7 @@ class VideoStore(ABC):
 
     @abstractmethod
     def workspace(self, key: str) -> AbstractContextManager[Path]:
-        """Give the path of a temporary file for a download, and removes it at the end."""
+        """Give the path of a temporary file for a download, and remove it at the end."""
 
     @abstractmethod
     async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
@@ -160,17 +160,17 @@ class VideoStore(ABC):
         return False
 
     async def is_delivered(self, key: str, claim: str) -> bool:
-        """Whether xAI has delivered the video of a claim."""
+        """Whether xAI has delivered the whole video of a claim."""
         return False
 
     async def take_delivery(self, key: str, claim: str, request_id: str | None) -> StoredFile | None:
         """Put the delivered video of a claim in its place, and look whether it is there.
 
         Returns:
-            The stored file, or None if nothing was delivered.
+            The stored file, or None if nothing was delivered, or no whole video.
 
         Raises:
-            StorageError: If it can't be moved, or what was delivered is no video.
+            StorageError: If it can't be moved.
         """
         return None
 
