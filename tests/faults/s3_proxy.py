@@ -101,7 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
     proxy: S3Proxy
 
     def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # the caller hung up: passed on, it would hold up a server that waits for the rest
+            self.close_connection = True
+            return
         acts = self.proxy.take(self.command, self.path, body)
         status = next((act for act in acts if isinstance(act, int)), None)
         if RESET in acts:

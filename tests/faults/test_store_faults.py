@@ -81,7 +81,7 @@ def store(proxy, bucket) -> S3Store:
                 "s3": {"addressing_style": "path"},
                 "signature_version": "s3v4",
                 "retries": {"total_max_attempts": 2},
-                "read_timeout": 10,
+                "read_timeout": 60,
             },
         ),
     )
