@@ -4,6 +4,7 @@
     ├── InvalidRequest          bad input, found before anything was sent (also a ValueError)
     ├── MissingCredentials      no API key
     ├── KeyConflict             the key belongs to another request
+    ├── LimitReached            a global limit of Prefect's has no room for it
     ├── StorageError            the store can't be read or written
     ├── ApiError                xAI, or the way to it, said no
     │   ├── AuthenticationFailed    the API key is wrong
@@ -97,6 +98,10 @@ class MissingCredentials(XaiVideoError):
 
 class KeyConflict(XaiVideoError):
     """The key already belongs to another request. Nothing was sent."""
+
+
+class LimitReached(XaiVideoError):
+    """A global limit of Prefect's, such as the budget, has no room for the video. Nothing was sent."""
 
 
 class StorageError(XaiVideoError):

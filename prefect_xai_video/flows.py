@@ -1,14 +1,17 @@
 """Prefect flows round the tasks."""
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from prefect import flow
 from prefect.runtime import flow_run as runtime
+from prefect.states import Completed
 from pydantic import Field, SkipValidation
 
-from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS
+from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS, dollars
 from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.receipts import Receipt, Video
+from prefect_xai_video.hooks import tell_how_to_go_on
+from prefect_xai_video.limits import in_flight
+from prefect_xai_video.receipts import Video
 from prefect_xai_video.stores import Storage
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
@@ -45,7 +48,10 @@ def _collecting_name() -> str:
     return f"collect {runtime.parameters.get('key')}"[:100]
 
 
-@flow(name="generate-video", flow_run_name=_run_name)
+_HOOKS: dict[str, Any] = {"on_cancellation": [tell_how_to_go_on], "on_crashed": [tell_how_to_go_on]}
+
+
+@flow(name="generate-video", flow_run_name=_run_name, **_HOOKS)
 async def agenerate_video(
     prompt: Text,
     image_url: Text | None = None,
@@ -93,26 +99,30 @@ async def agenerate_video(
     """
     credentials = credentials or XaiCredentials.from_environment()
     check_timeout(timeout_seconds)
-    receipt = await astart_video(
-        prompt,
-        image_url=image_url,
-        video_url=video_url,
-        duration=duration,
-        aspect_ratio=aspect_ratio,
-        resolution=resolution,
-        model=model,
-        user=user,
-        key=key,
-        storage=storage,
-        credentials=credentials,
-        regenerate=regenerate,
-        on_unknown=on_unknown,
-        delivery=delivery,
-    )
-    return await _wait_and_save(receipt, timeout_seconds, storage, credentials)
+    async with in_flight():
+        receipt = await astart_video(
+            prompt,
+            image_url=image_url,
+            video_url=video_url,
+            duration=duration,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            model=model,
+            user=user,
+            key=key,
+            storage=storage,
+            credentials=credentials,
+            regenerate=regenerate,
+            on_unknown=on_unknown,
+            delivery=delivery,
+        )
+        receipt = await await_for_video(
+            receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
+        )
+    return _said(await asave_video(receipt, storage=storage, credentials=credentials))
 
 
-@flow(name="collect-video", flow_run_name=_collecting_name)
+@flow(name="collect-video", flow_run_name=_collecting_name, **_HOOKS)
 async def acollect_video(
     request_id: Text,
     key: Text,
@@ -140,17 +150,21 @@ async def acollect_video(
     credentials = credentials or XaiCredentials.from_environment()
     check_timeout(timeout_seconds)
     receipt = await aadopt_video(request_id, key, storage=storage, credentials=credentials)
-    return await _wait_and_save(receipt, timeout_seconds, storage, credentials)
-
-
-async def _wait_and_save(
-    receipt: Receipt, timeout_seconds: float | None, storage: Storage | None, credentials: XaiCredentials
-) -> Video:
     receipt = await await_for_video(
         receipt, timeout_seconds=timeout_seconds, storage=storage, credentials=credentials
     )
-    return await asave_video(receipt, storage=storage, credentials=credentials)
+    return _said(await asave_video(receipt, storage=storage, credentials=credentials))
 
 
-generate_video = flow(name="generate-video", flow_run_name=_run_name)(synchronous(agenerate_video.fn))
-collect_video = flow(name="collect-video", flow_run_name=_collecting_name)(synchronous(acollect_video.fn))
+def _said(video: Video) -> Video:
+    """The result of a run, with a sentence about it as its final state; callers get the video."""
+    facts = [
+        f"{video.duration} s" if video.duration else None,
+        None if video.cost_usd is None else dollars(video.cost_usd),
+    ]
+    known = ", ".join(fact for fact in facts if fact)
+    return cast("Video", Completed(message=f"Stored {video.uri} {known}".strip(), data=video))
+
+
+generate_video = flow(name="generate-video", flow_run_name=_run_name, **_HOOKS)(synchronous(agenerate_video.fn))
+collect_video = flow(name="collect-video", flow_run_name=_collecting_name, **_HOOKS)(synchronous(acollect_video.fn))

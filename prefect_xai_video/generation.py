@@ -37,7 +37,7 @@ from prefect_xai_video.receipts import ENDED_BADLY, Receipt, StoredFile, Video, 
 from prefect_xai_video.requests import VideoRequest
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import UPLOAD_SECONDS, Held, Overtaken, VideoStore
-from prefect_xai_video.submission import Delivery, OnUnknown, Submission
+from prefect_xai_video.submission import Delivery, OnUnknown, Permit, Submission
 
 FRESH_SECONDS = 60
 """A request id that xAI does not know is given this long to become known."""
@@ -51,6 +51,10 @@ def _ignore(_: object) -> None:
     return None
 
 
+async def _allow(_: VideoRequest) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """Everything that one video needs.
@@ -61,6 +65,7 @@ class Generation:
         schedule: When to look.
         on_change: Called with the receipt after each change of its state.
         on_status: Called with each answer of `get`.
+        permit: Asked for leave before each submission; it waits, or raises.
     """
 
     client: XaiVideoClient
@@ -68,6 +73,7 @@ class Generation:
     schedule: PollSchedule = field(default_factory=PollSchedule)
     on_change: Callable[[Receipt], object] = _ignore
     on_status: Callable[[VideoStatus], Awaitable[object] | None] = _ignore
+    permit: Permit = _allow
 
     @property
     def _journal(self) -> Journal:
@@ -108,7 +114,7 @@ class Generation:
         """
         with with_key(check_key(key)):
             submission = Submission(
-                self.client, self._journal, request, key, flow_run_id, regenerate, on_unknown, delivery
+                self.client, self._journal, request, key, flow_run_id, regenerate, on_unknown, delivery, self.permit
             )
             return _usable(await submission.start())
 

@@ -22,6 +22,7 @@ from prefect_xai_video.stores import Held, Overtaken
 
 OnUnknown = Literal["raise", "resubmit"]
 Delivery = Literal["download", "direct"]
+Permit = Callable[[VideoRequest], Awaitable[object]]
 
 POST_SECONDS = CLAIM_SECONDS - 20
 """How long a POST may take in all. Then its outcome is noted as unknown, before others give its claim up."""
@@ -45,6 +46,7 @@ class Submission:
         regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
         on_unknown: `resubmit` sends again what may have been accepted.
         delivery: `direct` has xAI put the video into the store.
+        permit: Asked for leave before each claim of a submission; it waits, or raises.
     """
 
     client: XaiVideoClient
@@ -55,6 +57,7 @@ class Submission:
     regenerate: bool
     on_unknown: OnUnknown
     delivery: Delivery
+    permit: Permit
 
     def __post_init__(self) -> None:
         """Take what costs money at its word only."""
@@ -97,34 +100,39 @@ class Submission:
         Returns:
             A receipt in state `sending` that is the caller's to send, or one that needs no POST any more.
         """
+        permitted = False
         for _ in range(MOST_OVERTAKEN):
             try:
                 held = await self.journal.read_settled(self.key, claim)
-                if held is None:
-                    return await self._write_claim(self.journal.create(self._first(claim)))
-                if held.receipt.state == "sending":
-                    # Written again, since the store may not have come to check whether it heeds conditions.
-                    return await self._write_claim(self.journal.replace(held, held.receipt))
-                held = await self.journal.find_delivery(held)
-                reason = self._reason_to_send(held.receipt)
-                if reason is None:
+                if held is not None:
+                    held = await self.journal.find_delivery(held)
+                receipt = self._due(held.receipt if held else None, claim)
+                if held is not None and receipt is held.receipt and receipt.state != "sending":
                     return held
-                return await self._write_claim(self.journal.replace(held, self._next(held.receipt, reason, claim)))
+                if not permitted:
+                    await self.permit(self.request)
+                    permitted = True
+                writing = self.journal.create(receipt) if held is None else self.journal.replace(held, receipt)
+                return await self._write_claim(writing)
             except Overtaken:
                 await asyncio.sleep(OVERTAKEN_WAIT_SECONDS)
         raise StorageError(
             f"The receipt {self.journal.store.receipt_uri(self.key)} can neither be read nor be created."
         )
 
-    def _first(self, claim: str) -> Receipt:
-        return Receipt.claim(self.key, self.request, self.flow_run_id, claim=claim, direct=self._direct)
+    def _due(self, receipt: Receipt | None, claim: str) -> Receipt:
+        """The receipt to be written before a POST; the same one where none is due.
 
-    def _next(self, receipt: Receipt, reason: Reason, claim: str) -> Receipt:
-        return receipt.sent_again(self.request, reason, self.flow_run_id, claim=claim, direct=self._direct)
-
-    @property
-    def _direct(self) -> bool:
-        return self.delivery == "direct"
+        A claim of the caller's own is written again, since the store may not have come to check whether it heeds
+        conditions.
+        """
+        direct = self.delivery == "direct"
+        if receipt is None:
+            return Receipt.claim(self.key, self.request, self.flow_run_id, claim=claim, direct=direct)
+        reason = None if receipt.state == "sending" else self._reason_to_send(receipt)
+        if reason is None:
+            return receipt
+        return receipt.sent_again(self.request, reason, self.flow_run_id, claim=claim, direct=direct)
 
     def _reason_to_send(self, receipt: Receipt) -> Reason | None:
         """Why a POST is due; None where it is not.

@@ -19,14 +19,18 @@ from prefect.logging import get_run_logger
 from prefect.runtime import task_run as runtime
 from prefect.tasks import Task
 
+from prefect_xai_video import assets
 from prefect_xai_video.artifacts import ProgressArtifact
 from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
+from prefect_xai_video.events import emit_change
 from prefect_xai_video.generation import Generation
+from prefect_xai_video.hooks import label_run
 from prefect_xai_video.inputs import resolve_inputs
 from prefect_xai_video.keys import derive_key, outermost_run_id
+from prefect_xai_video.limits import Permit
 from prefect_xai_video.receipts import Receipt, Video
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.responses import VideoStatus
@@ -125,18 +129,24 @@ async def astart_video(
     )
     for warning in check_limits(request, settings.validation):
         get_run_logger().warning(warning)
+    assets.uses(image_url)
+    assets.uses(video_url)
     begun = datetime.now(UTC)
+    receipt = None
     async with _generation(credentials, storage) as generation:
         request = await resolve_inputs(request, generation.store.s3_credentials)
         key = derive_key(request) if key is None else key
-        receipt = await generation.start(
-            request,
-            key,
-            flow_run_id=outermost_run_id(),
-            regenerate=regenerate,
-            on_unknown=on_unknown,
-            delivery=delivery,
-        )
+        try:
+            receipt = await generation.start(
+                request,
+                key,
+                flow_run_id=outermost_run_id(),
+                regenerate=regenerate,
+                on_unknown=on_unknown,
+                delivery=delivery,
+            )
+        finally:
+            await label_run(key, generation.store.receipt_uri(key), receipt)
     if receipt.attempt.started_at < begun:
         get_run_logger().info("Key %s is %s already: nothing is sent", key, receipt.state)
     return receipt
@@ -188,7 +198,9 @@ async def aadopt_video(
         StorageError: If the store can't be used.
     """
     async with _generation(credentials, storage) as generation:
-        return await generation.adopt(request_id, key, flow_run_id=outermost_run_id())
+        receipt = await generation.adopt(request_id, key, flow_run_id=outermost_run_id())
+        await label_run(key, generation.store.receipt_uri(key), receipt)
+        return receipt
 
 
 @task(name="wait_for_video", **_OPTIONS)
@@ -255,7 +267,9 @@ async def asave_video(
         GenerationError: If xAI no longer has it.
     """
     async with _generation(credentials, storage) as generation:
-        return await generation.save(_key_of(receipt))
+        video = await generation.save(_key_of(receipt))
+        assets.makes(video)
+        return video
 
 
 def check_timeout(timeout_seconds: float | None) -> float:
@@ -292,13 +306,20 @@ async def _generation(
 ) -> AsyncIterator[Generation]:
     """The engine with what a task gives it, speaking through the run's log."""
     settings = XaiVideoSettings.current()
+    store = open_store(storage, settings.home)
+
+    def tell(receipt: Receipt) -> None:
+        _log_change(receipt)
+        emit_change(receipt, store.receipt_uri(receipt.key))
+
     async with _client(credentials) as client:
         yield Generation(
             client,
-            open_store(storage, settings.home),
+            store,
             settings.schedule,
-            on_change=_log_change,
+            on_change=tell,
             on_status=progress.show if progress else lambda status: None,
+            permit=Permit(),
         )
 
 

@@ -33,7 +33,7 @@ ORDER = [
     {"journal"},
     {"submission"},
     {"generation"},
-    {"settings", "credentials", "artifacts", "keys"},
+    {"settings", "credentials", "artifacts", "keys", "assets", "events", "hooks", "limits"},
     {"tasks"},
     {"flows"},
 ]

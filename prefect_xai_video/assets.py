@@ -1,0 +1,33 @@
+"""Prefect assets: the stored video as what a run has made, and its inputs as what it was made of.
+
+Prefect makes a context for each task run, hands what one task has used on to those that get its result, and emits the
+events when a task run ends. What a video is called is only known while its tasks run, so it is added there.
+"""
+
+from contextlib import suppress
+
+from prefect.assets import Asset
+from prefect.context import AssetContext
+from pydantic import ValidationError
+
+from prefect_xai_video.receipts import Video
+
+
+def uses(url: str | None) -> None:
+    """Note an input of the current task run as an asset, unless it is inline or a local file."""
+    context = AssetContext.get()
+    if context is not None and url is not None and url.startswith(("s3://", "https://")):
+        # What follows a question mark may be a signature.
+        with suppress(ValidationError):
+            context.direct_asset_dependencies.add(Asset(key=url.partition("?")[0]))
+            context.update_tracked_assets()
+
+
+def makes(video: Video) -> None:
+    """Note the video as an asset that the current task run has made; a URI that Prefect can't take is left out."""
+    context = AssetContext.get()
+    if context is not None:
+        with suppress(ValidationError):
+            context.downstream_assets.add(Asset(key=video.uri))
+            context.add_asset_metadata(video.uri, video.model_dump(mode="json", exclude={"uri", "receipt_uri"}))
+            context.update_tracked_assets()

@@ -1,0 +1,62 @@
+"""Prefect hooks of the flows: what a run that was cancelled, or whose process died, leaves behind, and how to go on.
+
+They run in another process than the flow did, without its context and, after a crash, without its memory. What they
+know is written on the run itself, as labels, by `start_video`.
+"""
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
+from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
+
+from prefect_xai_video.receipts import Receipt
+
+LABEL = "xai-video."
+"""Prefix of the labels `key`, `receipt` and `request-id`."""
+
+logger = logging.getLogger(__name__)
+
+
+async def label_run(key: str, receipt_uri: str, receipt: Receipt | None) -> None:
+    """Write on the current flow run what it is about. What goes wrong with it is logged, and the run goes on."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    labels = {"key": key, "receipt": receipt_uri}
+    if receipt is not None and receipt.request_id is not None:
+        labels["request-id"] = receipt.request_id
+    try:
+        await _write(context.flow_run.id, {LABEL + name: value for name, value in labels.items()})
+    except Exception:
+        logger.debug("The labels of the flow run could not be written.", exc_info=True)
+
+
+async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Log what has become of the video of a run that was cancelled or has crashed."""
+    async with get_client() as client:
+        labels = (await client.read_flow_run(flow_run.id)).labels
+    key, request_id = labels.get(f"{LABEL}key"), labels.get(f"{LABEL}request-id")
+    if request_id is not None:
+        found = (
+            f"xAI has request {request_id}; it has no cancel, so the video is rendered and billed all the same. "
+            f"Retry this run, or run again with the key {key}: it goes on without paying again."
+        )
+    elif key is not None:
+        found = f"The receipt {labels.get(f'{LABEL}receipt')} says whether anything was sent for the key {key}."
+    else:
+        key = flow_run.parameters.get("key") or f"{flow_run.id}/..."
+        found = (
+            f"No request id is known. If a receipt {key}.json is in the storage, it says whether anything was sent. "
+            f"Retry this run, or run again with that key: what was paid for is not paid for again."
+        )
+    flow_run_logger(flow_run, flow).warning("The run is %s. %s", state.name, found)
+
+
+async def _write(flow_run_id: UUID, labels: dict[str, str]) -> None:
+    async with get_client() as client:
+        await client.update_flow_run_labels(flow_run_id, dict(labels))

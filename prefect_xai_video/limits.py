@@ -1,0 +1,114 @@
+"""Prefect's global limits: submissions a second, videos in flight, cents to spend, shared by all workers.
+
+Each holds where it exists and is active on the server, and costs a request to Prefect there; where there is none,
+nothing is limited. `deployments/set_up.py` creates them. They are asked for before a key is claimed, so whoever has
+to wait, or is turned away, has sent nothing.
+"""
+
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency, rate_limit
+
+from prefect_xai_video.errors import LimitReached
+from prefect_xai_video.requests import VideoRequest
+
+READ_AGAIN_SECONDS = 10.0
+"""How long it is taken for known which limits there are."""
+
+SPEND_WAIT_SECONDS = 2.0
+"""A budget that is used up does not come back soon: no run waits for it."""
+
+UNPRICED_CENTS = 100
+"""What counts where the price table can't say: more than the dearest edit (8.7 s at $0.08)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A global limit as it is created; people change it in the Prefect UI.
+
+    Attributes:
+        name: Its name on the server.
+        limit: Slots.
+        slot_decay_per_second: Slots that come back each second; 0 for slots that are held and given back.
+        active: Whether it holds at once.
+    """
+
+    name: str
+    limit: int
+    slot_decay_per_second: float = 0.0
+    active: bool = True
+
+
+REQUESTS = Limit("xai-video-requests", limit=1, slot_decay_per_second=1.0)
+"""Submissions a second. Low tiers of xAI allow two requests a second, and polls may count."""
+
+IN_FLIGHT = Limit("xai-video-in-flight", limit=4)
+"""Videos that xAI renders at the same time: a fifth was seen to wait in its queue for two minutes."""
+
+SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=2000 / 86400, active=False)
+"""US cents: $20 at once, and $20 a day after that. It is created switched off: nobody else knows the budget."""
+
+LIMITS = (REQUESTS, IN_FLIGHT, SPEND)
+
+_known: dict[str, float] = {}
+"""Until when a limit counts as there, by its name; the empty name stands for having looked."""
+
+
+class Permit:
+    """Leave to submit one video, asked for before each of its submissions: its cost once, its turn each time."""
+
+    def __init__(self) -> None:
+        self._paid = False
+
+    async def __call__(self, request: VideoRequest) -> None:
+        """Wait for a turn, and take what the video will cost from the budget.
+
+        Raises:
+            LimitReached: If the budget has no room for it. Nothing was sent.
+        """
+        if not self._paid and await _holds(SPEND):
+            await _spend(_cents(request))
+        self._paid = True
+        if await _holds(REQUESTS):
+            await rate_limit(REQUESTS.name)
+
+
+@asynccontextmanager
+async def in_flight() -> AsyncIterator[None]:
+    """Hold one of the places for videos that are rendered at the same time, after waiting for it."""
+    if not await _holds(IN_FLIGHT):
+        yield
+        return
+    # A lost lease must not end a run that has paid.
+    async with concurrency(IN_FLIGHT.name, raise_on_lease_renewal_failure=False):
+        yield
+
+
+async def _spend(cents: int) -> None:
+    try:
+        await rate_limit(SPEND.name, occupy=cents, timeout_seconds=SPEND_WAIT_SECONDS)
+    except (TimeoutError, ConcurrencySlotAcquisitionError):
+        raise LimitReached(
+            f"The global limit {SPEND.name} has no room for this video, about {cents} cents. Nothing was sent."
+        ) from None
+
+
+def _cents(request: VideoRequest) -> int:
+    cost = request.estimated_cost_usd
+    return UNPRICED_CENTS if cost is None else max(1, math.ceil(cost * 100))
+
+
+async def _holds(limit: Limit) -> bool:
+    now = time.monotonic()
+    if _known.get("", 0) < now:
+        async with get_client() as client:
+            there = await client.read_global_concurrency_limits(limit=200)
+        _known.clear()
+        _known.update({found.name: now + READ_AGAIN_SECONDS for found in there if found.active})
+        _known[""] = now + READ_AGAIN_SECONDS
+    return limit.name in _known

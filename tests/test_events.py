@@ -1,0 +1,147 @@
+"""What a run tells Prefect beside its log: events, labels, assets, and the sentence of its final state."""
+
+import base64
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.events.clients import AssertingEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.states import Cancelled
+
+from prefect_xai_video import agenerate_video, asave_video, astart_video, await_for_video, generate_video
+from prefect_xai_video.errors import SubmissionUnknown, VideoFailed, VideoModerated
+from prefect_xai_video.hooks import tell_how_to_go_on
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+PROMPT = "A cat that nobody may see in an event"
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==")
+"""One grey pixel."""
+
+
+@pytest.fixture
+def emitted():
+    """The events of a test, as they would have gone to the server."""
+    EventsWorker.set_client_override(AssertingEventsClient)
+    AssertingEventsClient.reset()
+
+    def drained(prefix: str) -> list:
+        EventsWorker.instance().wait_until_empty()
+        seen = [event for client in AssertingEventsClient.all for event in client.events]
+        return [event for event in seen if event.event.startswith(prefix)]
+
+    yield drained
+    EventsWorker.instance().drain()
+    EventsWorker.set_client_override(None)
+    AssertingEventsClient.reset()
+
+
+def test_a_stored_video_is_told_twice_with_all_that_a_follow_up_needs(storage, xai, emitted):
+    video = generate_video(PROMPT, duration=2, aspect_ratio="1:1", key="cats/one", storage=storage, credentials=xai)
+    submitted, stored = emitted("xai-video.")
+    assert (submitted.event, stored.event) == ("xai-video.submitted", "xai-video.stored")
+    assert submitted.resource.id == stored.resource.id == f"xai-video.{video.uri.removesuffix('.mp4')}"
+    assert stored.resource.name == "cats/one"
+    assert stored.payload | {"size": 0, "next_step": ""} == {
+        "key": "cats/one",
+        "state": "stored",
+        "request_id": video.request_id,
+        "mode": "text",
+        "model": "grok-imagine-video",
+        "duration": 2,
+        "resolution": None,
+        "aspect_ratio": "1:1",
+        "cost_usd": "0.1",
+        "estimated_cost_usd": "0.1",
+        "uri": video.uri,
+        "receipt_uri": video.receipt_uri,
+        "sha256": video.sha256,
+        "size": 0,
+        "message": None,
+        "next_step": "",
+    }
+    assert submitted.payload["request_id"] == video.request_id
+    assert submitted.payload["uri"] is None
+    assert PROMPT not in stored.model_dump_json() + submitted.model_dump_json()
+    assert {"flow-run", "task-run", "flow"} <= {related.role for related in stored.related}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "event"),
+    [
+        ("moderated", VideoModerated, "xai-video.moderated"),
+        ("failed-invalid-argument", VideoFailed, "xai-video.failed"),
+        ("expired", VideoFailed.__base__, "xai-video.failed"),
+        ("start-accepted-cut", SubmissionUnknown, "xai-video.unknown"),
+    ],
+)
+def test_a_bad_end_is_told_with_what_can_be_done(fault, error, event, directory, xai, emitted):
+    with pytest.raises(error):
+        generate_video(f"{PROMPT} [fault:{fault}]", duration=1, key="cat", storage=directory, credentials=xai)
+    told = emitted("xai-video.")[-1]
+    assert told.event == event
+    assert told.payload["message"]
+    assert "cat" in told.resource.id
+    assert told.payload["next_step"]
+
+
+def test_the_same_key_again_tells_nothing_new(directory, xai, emitted):
+    for _ in range(2):
+        generate_video(PROMPT, duration=1, key="cat", storage=directory, credentials=xai)
+    assert [event.event for event in emitted("xai-video.")] == ["xai-video.submitted", "xai-video.stored"]
+
+
+async def test_a_run_ends_with_a_sentence_and_carries_key_and_request_id(directory, xai):
+    state = await agenerate_video(
+        PROMPT, duration=1, key="cat", storage=directory, credentials=xai, return_state=True
+    )
+    video = await state.result()
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+    assert run.state.message == f"Stored {video.uri} 1 s, $0.05"
+    assert run.labels["xai-video.key"] == "cat"
+    assert run.labels["xai-video.request-id"] == video.request_id
+    assert run.labels["xai-video.receipt"] == video.receipt_uri
+
+
+def test_the_sync_flow_ends_with_the_same_sentence_and_returns_the_video(directory, xai):
+    state = generate_video(PROMPT, duration=1, key="cat", storage=directory, credentials=xai, return_state=True)
+    assert state.message == f"Stored {state.result().uri} 1 s, $0.05"
+
+
+async def test_the_video_is_an_asset_made_of_its_input(bucket, xai, aws, emitted):
+    aws.get_s3_client().put_object(Bucket="videos", Key="cat.png", Body=PNG)
+
+    @flow
+    async def steps():
+        receipt = await astart_video("", image_url="s3://videos/cat.png", duration=1, storage=bucket, credentials=xai)
+        receipt = await await_for_video(receipt, storage=bucket, credentials=xai)
+        return await asave_video(receipt, storage=bucket, credentials=xai)
+
+    video = await steps()
+    (made,) = emitted("prefect.asset.materialization.succeeded")
+    assert made.resource.id == video.uri
+    assert made.payload["request_id"] == video.request_id
+    assert "s3://videos/cat.png" in {related.id for related in made.related if related.role == "asset"}
+    assert [event.resource.id for event in emitted("prefect.asset.referenced")] == ["s3://videos/cat.png"]
+
+
+async def test_a_cancelled_run_is_told_how_to_pick_the_video_up(directory, xai, caplog):
+    state = await agenerate_video(
+        PROMPT, duration=1, key="cat", storage=directory, credentials=xai, return_state=True
+    )
+    video = await state.result()
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+    await tell_how_to_go_on(agenerate_video, run, Cancelled())
+    assert f"xAI has request {video.request_id}" in caplog.text
+    assert "run again with the key cat" in caplog.text
+
+
+async def test_a_run_that_crashed_before_its_request_id_was_known_names_its_keys(xai, caplog):
+    with pytest.raises(ValueError, match="duration"):
+        await agenerate_video(PROMPT, duration=99, credentials=xai)
+    async with get_client() as client:
+        (run,) = await client.read_flow_runs(limit=1, sort="START_TIME_DESC")
+    await tell_how_to_go_on(agenerate_video, run, Cancelled())
+    assert f"{run.id}/..." in caplog.text
