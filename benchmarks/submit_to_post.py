@@ -1,0 +1,104 @@
+"""From "Submit" in the form to the paid POST at a warm process worker: within 1.5 s of what an empty flow needs.
+
+A Prefect server and a process worker run in processes of their own, and the emulator notes when it is called. An
+empty flow, which only calls it, and `generate-video` are deployed on the same work pool and run in turns; the medians
+are compared.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from overhead import server
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from prefect_xai_video.emulator import Emulator
+
+ROUNDS = 7
+POOL = "benchmark"
+
+
+@flow
+async def empty(url: str) -> None:
+    """A flow that does nothing but be seen."""
+    with suppress(OSError):
+        urllib.request.urlopen(f"{url}/empty").close()
+
+
+@contextmanager
+def worker():
+    """A process worker that looks for work once a second."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    environment = os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def deploy(base_url: str) -> dict[str, str]:
+    """Deploy both flows; gives the name of each deployment."""
+    job = {
+        "command": f"{sys.executable} -m prefect.engine",
+        "env": {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url},
+    }
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    here = await flow.from_source(str(Path(__file__).parent), "submit_to_post.py:empty")
+    video = await flow.from_source(str(Path(__file__).parent), "prefect_xai_video.flows.agenerate_video")
+    for its_flow in (here, video):
+        await its_flow.deploy("measured", work_pool_name=POOL, job_variables=job, build=False, print_next_steps=False)
+    return {"an empty flow": "empty/measured", "generate-video": "generate-video/measured"}
+
+
+async def taken(emulator: Emulator, deployment: str, parameters: dict) -> float:
+    """Seconds from the creation of a run to its first call."""
+    before = len(emulator.requests())
+    began = datetime.now(UTC)
+    async with get_client() as client:
+        found = await client.read_deployment_by_name(deployment)
+        run = await client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        while not (await client.read_flow_run(run.id)).state.is_final():
+            await asyncio.sleep(0.5)
+    return (datetime.fromisoformat(emulator.requests()[before]["time"]) - began).total_seconds()
+
+
+async def measure(emulator: Emulator) -> None:
+    sides = await deploy(emulator.base_url)
+    parameters = {
+        "an empty flow": {"url": emulator.base_url},
+        "generate-video": {"prompt": "A cat", "duration": 1},
+    }
+    times = {name: [] for name in sides}
+    for number in range(ROUNDS + 1):
+        for name, deployment in sides.items():
+            seconds = await taken(emulator, deployment, parameters[name])
+            if number:
+                times[name].append(seconds)
+    base = statistics.median(times["an empty flow"])
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f"{name:15} {median:.2f} s, {median - base:+.2f} s, {median / base:.2f} times an empty flow")
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        stack.enter_context(server(stack.enter_context(tempfile.TemporaryDirectory())))
+        emulator = stack.enter_context(Emulator(render_seconds=1))
+        stack.enter_context(worker())
+        asyncio.run(measure(emulator))
+
+
+if __name__ == "__main__":
+    main()
