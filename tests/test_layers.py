@@ -35,7 +35,7 @@ ORDER = [
     {"generation"},
     {"settings", "credentials", "artifacts", "keys"},
     {"tasks"},
-    {"flows"},
+    {"flows", "jobs"},
 ]
 
 
