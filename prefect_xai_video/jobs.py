@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import ConfigDict, Field, HttpUrl, model_validator
+from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import override
 
@@ -24,7 +24,7 @@ from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
 from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
 
-# What the block's form in the Prefect UI offers. An optional field is a pair of tabs there, unless its null is hidden.
+# What the form of the block in the UI offers. An optional field is a pair of tabs there, unless its null is hidden.
 Unset = SkipJsonSchema[None]
 Duration = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 15})]
 AspectRatio = Annotated[str, Field(json_schema_extra={"enum": list(ASPECT_RATIOS)})]
@@ -103,6 +103,12 @@ class XaiVideoGenerator(JobBlock[Video]):
         description="Seconds to wait for a video; the same key goes on waiting later. Default: the setting "
         "TIMEOUT_SECONDS.",
     )
+
+    @field_validator("credentials", "storage", mode="before")
+    @classmethod
+    def _nothing_chosen(cls, block: object) -> object:
+        """Prefect's classic UI writes an empty block where none was chosen; as a directory it would be any."""
+        return None if block == {} else block
 
     @model_validator(mode="after")
     def _can_be_asked_for(self) -> Self:
