@@ -35,7 +35,7 @@ ORDER = [
     {"generation"},
     {"settings", "credentials", "artifacts", "keys", "assets", "events", "hooks", "limits"},
     {"tasks"},
-    {"flows"},
+    {"flows", "jobs"},
 ]
 
 
