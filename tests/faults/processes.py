@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import certifi
-
 HERE = Path(__file__).parent
 
 
@@ -26,7 +24,6 @@ class Forking:
         self.env = os.environ | {
             "PYTHONPATH": path,
             "TMPDIR": str(root / "tmp"),
-            "SSL_CERT_FILE": str(_one_certificate(root / "certificate.pem")),
             **env,
         }
         self._root = root
@@ -56,9 +53,3 @@ class Forking:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-
-def _one_certificate(path: Path) -> Path:
-    """Nothing here needs a certificate, and to load all takes each process half a second."""
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
-    path.write_text(first + end)
-    return path
