@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +30,10 @@ class Forking:
         }
         self._root = root
         self._processes: list[subprocess.Popen] = []
-        script = HERE / "forking.py"
-        self._forking = self.start("forking", str(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._running: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+            self._address = listening.getsockname()
+            self.start("forking", str(HERE / "forking.py"), stdin=listening)
 
     def start(self, name: str, *command: str, **options: object) -> subprocess.Popen:
         """Start another process with the same variables."""
@@ -40,16 +44,24 @@ class Forking:
         return process
 
     def begin(self, jobs: list[dict]) -> None:
-        self._forking.stdin.write(json.dumps(jobs).encode() + b"\n")
-        self._forking.stdin.flush()
+        for job in jobs:
+            connection = socket.create_connection(self._address)
+            connection.sendall(json.dumps(job).encode() + b"\n")
+            self._running.append(connection)
 
     def end(self) -> list[int]:
         """Wait for the exit codes of the jobs."""
-        return json.loads(self._forking.stdout.readline())
+        codes = [int(connection.makefile().read()) for connection in self._running]
+        self._running.clear()
+        return codes
+
+    def command(self, module: str, log: Path) -> str:
+        """A command that has the same done as `python -m <module>`, without its imports."""
+        script = HERE / "forked.py"
+        return shlex.join([sys.executable, "-IS", str(script), str(self._address[1]), str(log), module])
 
     def stop(self) -> None:
         for process in self._processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
