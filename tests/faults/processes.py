@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -54,11 +53,6 @@ class Forking:
         codes = [int(connection.makefile().read()) for connection in self._running]
         self._running.clear()
         return codes
-
-    def command(self, module: str, log: Path) -> str:
-        """A command that has the same done as `python -m <module>`, without its imports."""
-        script = HERE / "forked.py"
-        return shlex.join([sys.executable, "-IS", str(script), str(self._address[1]), str(log), module])
 
     def stop(self) -> None:
         for process in self._processes:

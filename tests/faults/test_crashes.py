@@ -79,8 +79,7 @@ class Crash:
 
     @property
     def by_worker(self) -> bool:
-        """Whether a worker starts the first process, too, and neither is forked. That takes seconds each: two have
-        to do."""
+        """Whether a worker starts the first process, too. That takes seconds each: two have to do."""
         return self.way == "worker" and self.point == "downloading"
 
     @property
@@ -188,9 +187,7 @@ class Killing:
 
     def job_variables(self, crash: Crash) -> dict:
         """With a command of its own, a run needs one process and not one more that looks for its code."""
-        real = f"{sys.executable} -m prefect.engine"
-        forked = self.processes.command("prefect.engine", self.root / f"{crash}.log")
-        return {"env": self.own_env(crash), "command": real if crash.by_worker else forked}
+        return {"env": self.own_env(crash), "command": f"{sys.executable} -m prefect.engine"}
 
     def own_env(self, crash: Crash) -> dict[str, str]:
         return {
