@@ -29,7 +29,7 @@ MOST_FILE_BYTES = 256 * 2**20
 MOST_PIXELS = 4096 * 2304
 MOST_FRAMES = 60 * PREVIEW_SECONDS
 MOST_MEMORY_BYTES = 2**30
-MOST_SECONDS = 20
+MOST_SECONDS = 12
 """What a video may ask of the machine: bytes of the file, pixels of a frame, frames decoded, memory, and time."""
 
 logger = logging.getLogger(__name__)
