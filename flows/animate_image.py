@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -19,7 +19,6 @@ from prefect_aws import AwsCredentials, S3Bucket
 from pydantic import Field
 
 from prefect_xai_video import Video, XaiCredentials, agenerate_video
-from prefect_xai_video.capabilities import Resolution
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -39,7 +38,7 @@ async def animate_image(
     object_key: str,
     prompt: str = "The picture comes to life, with slow and natural movement.",
     duration: Seconds = 6,
-    resolution: Resolution = "480p",
+    resolution: Literal["480p", "720p"] = "480p",
     aws_credentials: AwsCredentials | None = None,
     credentials: XaiCredentials | None = None,
 ) -> Video | State:

@@ -1,6 +1,6 @@
 """Generate a video, edit it, and publish both together: `python flows/generate_then_edit.py` offers it in the UI."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
 from prefect import flow
@@ -9,7 +9,7 @@ from prefect.filesystems import LocalFileSystem
 from pydantic import Field
 
 from prefect_xai_video import Video, XaiCredentials, XaiVideoSettings, agenerate_video
-from prefect_xai_video.capabilities import AspectRatio, Resolution, dollars
+from prefect_xai_video.capabilities import AspectRatio, dollars
 from prefect_xai_video.stores import Storage
 
 Seconds = Annotated[int, Field(ge=1, le=8)]
@@ -23,7 +23,7 @@ async def generate_then_edit(
     name: str,
     duration: Seconds = 6,
     aspect_ratio: AspectRatio = "16:9",
-    resolution: Resolution = "480p",
+    resolution: Literal["480p", "720p"] = "480p",
     storage: Storage | None = None,
     credentials: XaiCredentials | None = None,
 ) -> list[Video]:

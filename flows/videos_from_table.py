@@ -8,6 +8,7 @@ The table is a CSV file (UTF-8, commas) with the columns `name` and `prompt`, an
 import asyncio
 import csv
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -82,9 +83,9 @@ async def videos_from_table(
 
 def read(table: Path) -> list[Row]:
     """Read the rows, each with all the columns that are going to be written."""
-    results = dict.fromkeys(RESULTS, "")
+    results: Row = dict.fromkeys(RESULTS, "")
     with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row | {**results, **row} for row in csv.DictReader(file, restval="", strict=True)]
+        rows = [row | results | row for row in csv.DictReader(file, restval="", strict=True)]
     if not rows or not {"name", "prompt"} <= rows[0].keys():
         raise InvalidRequest(f"{table} has no rows with the columns name and prompt. Nothing was sent.")
     return rows
@@ -134,3 +135,8 @@ def write(table: Path, rows: list[Row]) -> None:
         writer.writerows(rows)
     shutil.copymode(table, file.name)
     Path(file.name).replace(table)
+
+
+if __name__ == "__main__":
+    state = asyncio.run(videos_from_table(sys.argv[1], return_state=True))
+    sys.exit(None if state.is_completed() else state.message)

@@ -19,9 +19,8 @@ def running_server(home: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     env = server_environment(home, url) | {
         "PREFECT_SERVER_UI_API_URL": url,
-        # The scheduler and the automations look often, so that tests need not wait for them.
+        # The scheduler looks often, so that a test need not wait for it.
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_LOOP_SECONDS": "2",
     }
     command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, env, home / "server.log") as process:

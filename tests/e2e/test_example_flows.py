@@ -299,7 +299,8 @@ class TestDraftAndFinal:
 
         async def execute() -> None:
             with suppress(Pause):
-                await run_flow_async(draft_and_final, client.read_flow_run(run))
+                started = client.read_flow_run(run)
+                await run_flow_async(draft_and_final, started, parameters=started.parameters)
 
         await execute()
         answer(run, 1, decision="make another draft", prompt="A taller tower")
