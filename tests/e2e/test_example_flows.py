@@ -69,9 +69,9 @@ def client(server):
         yield client
 
 
-@pytest.fixture(scope="module")
-def runner(home, server, emulator, s3_url, client):
-    """Executes the deployments `<flow>/test`, in an environment as people have it."""
+@pytest.fixture(scope="module", autouse=True)
+def runner_process(home, server, emulator, s3_url):
+    """Executes the deployments, in an environment as people have it. It gets ready while other tests run."""
     env = server_environment(home, server) | {
         "XAI_API_KEY": API_KEY,
         "XAI_BASE_URL": emulator.base_url,
@@ -86,11 +86,16 @@ def runner(home, server, emulator, s3_url, client):
     with (home / "runner.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=FLOWS, env=env, stdout=log, stderr=log)
     try:
-        until(lambda: client.read_automations() and len(client.read_deployments()) == 2)
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def runner(client):
+    """The deployments `<flow>/test` are there, and will be executed."""
+    until(lambda: client.read_automations() and [it.name for it in client.read_deployments()].count("test") == 2)
 
 
 def until(condition, seconds: float = 90):
