@@ -1,0 +1,83 @@
+"""An image that arrives in S3 becomes a clip in S3 beside it: `python flows/animate_image.py` waits for them.
+
+Something has to tell Prefect of the image, with an event `s3.object-created` (docs/composing.md has it for S3):
+
+    emit_event("s3.object-created", {"prefect.resource.id": "s3://BUCKET/KEY"}, {"bucket": "BUCKET", "key": "KEY"})
+"""
+
+import asyncio
+import hashlib
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.events import DeploymentEventTrigger
+from prefect.states import Completed
+from prefect_aws import AwsCredentials, S3Bucket
+from pydantic import Field
+
+from prefect_xai_video import Video, XaiCredentials, agenerate_video
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+ON_ARRIVAL = DeploymentEventTrigger(
+    name="Animate images that arrive in S3",
+    expect={"s3.object-created"},
+    match={"prefect.resource.id": [f"s3://*{suffix}" for suffix in IMAGES]},
+    parameters={"bucket": "{{ event.payload.bucket }}", "object_key": "{{ event.payload.key }}"},
+)
+
+Seconds = Annotated[int, Field(ge=1, le=15)]
+
+
+@flow(name="animate-image", flow_run_name="animate {object_key}")
+async def animate_image(
+    bucket: str,
+    object_key: str,
+    prompt: str = "The picture comes to life, with slow and natural movement.",
+    duration: Seconds = 6,
+    resolution: Literal["480p", "720p"] = "480p",
+    aws_credentials: AwsCredentials | None = None,
+    credentials: XaiCredentials | None = None,
+) -> Video | State:
+    """Animate an image in S3, and put the clip beside it.
+
+    Args:
+        bucket: Bucket of the image.
+        object_key: Name of the image in the bucket.
+        prompt: What should happen.
+        duration: Seconds, 1-15.
+        resolution: Of the clip.
+        aws_credentials: Who may read the image and write the clip. Default: those of the environment.
+        credentials: The xAI API key. Default: XAI_API_KEY of the environment.
+    """
+    # The clip and its receipt arrive in the bucket, too. They are no images, so nothing begins again.
+    if not object_key.lower().endswith(IMAGES):
+        return Completed(name="Skipped", message=f"{object_key} is not an image: {', '.join(IMAGES)}.")
+    aws_credentials = aws_credentials or AwsCredentials()
+    return await agenerate_video(
+        prompt,
+        image_url=f"s3://{bucket}/{object_key}",
+        duration=duration,
+        resolution=resolution,
+        key=await asyncio.to_thread(key_beside, bucket, object_key, aws_credentials),
+        storage=S3Bucket(bucket_name=bucket, credentials=aws_credentials),
+        credentials=credentials,
+    )
+
+
+def key_beside(bucket: str, object_key: str, aws_credentials: AwsCredentials) -> str:
+    """The key of an image's clip: the image's own name, and a digest of that name and the image's ETag.
+
+    An event that comes twice finds the clip of the first one. A changed image has another ETag, and gets a new clip.
+    """
+    etag = aws_credentials.get_s3_client().head_object(Bucket=bucket, Key=object_key)["ETag"]
+    digest = hashlib.sha256(f"{object_key} {etag}".encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9_=+@/-]+", "-", str(PurePosixPath(object_key).with_suffix(""))).strip("/")
+    return f"{readable}-{digest}"
+
+
+if __name__ == "__main__":
+    animate_image.serve(name="on-arrival", triggers=[ON_ARRIVAL])
