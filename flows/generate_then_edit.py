@@ -1,7 +1,6 @@
 """Generate a video, edit it, and publish both together: `python flows/generate_then_edit.py` offers it in the UI."""
 
 from typing import Annotated, Literal
-from urllib.parse import unquote
 
 from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
@@ -50,18 +49,13 @@ async def generate_then_edit(
         credentials=credentials,
     )
     edited = await agenerate_video(
-        edit_prompt, video_url=as_input(original), key=f"{name}/edited", storage=storage, credentials=credentials
+        edit_prompt, video_url=original.uri, key=f"{name}/edited", storage=storage, credentials=credentials
     )
     # Only now: whoever finds the index finds both videos.
     index = index_of(name, {"original": original, "edited": edited})
     await storage.awrite_path(f"{name}/index.md", index.encode())
     await acreate_markdown_artifact(index, key="published", description=f"{name}, original and edited")
     return [original, edited]
-
-
-def as_input(video: Video) -> str:
-    """Name a stored video so that it can be an input: its `s3://` URL, which will be signed, or its local path."""
-    return unquote(video.uri.removeprefix("file://")) if video.uri.startswith("file://") else video.uri
 
 
 def index_of(name: str, videos: dict[str, Video]) -> str:

@@ -106,7 +106,8 @@ async def publish_video(video: Video, storage: Storage | None = None) -> None:
         store = open_store(storage, settings.home)
         held = await store.read(video.key)
         if held is not None:
-            picture, link = await _preview(store, video.key), await _link(store, video.key, settings.link_seconds)
+            picture = await _preview(store, video.key) if settings.preview else None
+            link = await _link(store, video.key, settings.link_seconds)
             await _publish(video.key, video_markdown(held.receipt, video, picture, link), video_description(video))
 
 

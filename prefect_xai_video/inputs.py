@@ -5,6 +5,8 @@ import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.requests import InputKind, VideoRequest, decode_inline, wire_url
@@ -32,8 +34,8 @@ async def resolve_inputs(
 ) -> VideoRequest:
     """Replace the inputs of a request by URLs for the wire.
 
-    https and `data:` URLs stay as they are (inline data is checked), local files become `data:` URLs, and `s3://`
-    URLs become presigned ones.
+    https and `data:` URLs stay as they are (inline data is checked), local files, also by `file://` URI, become
+    `data:` URLs, and `s3://` URLs become presigned ones.
 
     Args:
         request: A request as the user gave it.
@@ -56,6 +58,8 @@ def _resolve(field: str, kind: InputKind, value: str, s3_credentials: Any) -> st
         return value
     if scheme == "s3":
         return _presign(field, value, s3_credentials)
+    if scheme == "file":
+        return _inline(field, kind, url2pathname(urlsplit(value).path))
     if scheme:
         return wire_url(value, field)
     return _inline(field, kind, value)

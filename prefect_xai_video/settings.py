@@ -48,6 +48,10 @@ class XaiVideoSettings(PrefectBaseSettings):
         le=604800,
         description="How long the link to a video in a bucket is good, in seconds, at most 7 days; 0 for no link.",
     )
+    preview: bool = Field(
+        default=True,
+        description="Whether the artifact of a video has a preview, which Prefect's database then holds.",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

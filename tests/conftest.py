@@ -13,6 +13,8 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "AWS_EC2_METADATA_DISABLED": "true",
+    # Each costs a process; the tests of artifacts switch them on.
+    "PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW": "false",
     "SSL_CERT_FILE": ONE_CERTIFICATE.name,
 }
 for name in ("XAI_API_KEY", "XAI_BASE_URL"):

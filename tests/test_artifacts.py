@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.filesystems import LocalFileSystem
 
-from prefect_xai_video import artifacts, errors
+from prefect_xai_video import agenerate_video, artifacts, astart_video, errors
 from prefect_xai_video.artifacts import (
     Link,
     ProgressArtifact,
@@ -245,3 +245,43 @@ async def test_a_run_shows_its_video(storage, tmp_path, monkeypatch, seconds):
     linked = hasattr(storage, "bucket_name") and seconds > 0
     assert video.data.count("X-Amz-Signature") == (2 if linked else 0)
     assert "secret" not in video.data
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+async def test_the_flow_shows_its_video_with_a_preview(directory, xai, monkeypatch):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW", "true")
+    state = await agenerate_video("A cat", duration=1, storage=directory, credentials=xai, return_state=True)
+    (shown,) = [found for found in await published(state.state_details.flow_run_id) if found.type == "markdown"]
+    assert "](data:image/webp;base64," in shown.data
+    assert "$0.05" in shown.data
+    assert len(shown.data) < 150_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("A cat [fault:moderated]", "Content moderation blocked the video"),
+        ("A cat [fault:start-accepted-cut]", "Nobody knows whether xAI accepted the request"),
+        ("A cat " * 1000, "The request is not allowed"),
+    ],
+)
+async def test_the_flow_explains_a_failure_once(prompt, said, directory, xai):
+    state = await agenerate_video(prompt, duration=1, storage=directory, credentials=xai, return_state=True)
+    (explained,) = [found for found in await published(state.state_details.flow_run_id) if found.type == "markdown"]
+    assert said in explained.data
+    assert "**What it cost:**" in explained.data
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+async def test_what_is_tried_again_is_not_explained_before_it_has_failed(directory, xai, monkeypatch):
+    monkeypatch.setattr(astart_video, "retry_delay_seconds", 0)
+    state = await agenerate_video(
+        "A cat [fault:start-503-retry-after*6]", duration=1, storage=directory, credentials=xai, return_state=True
+    )
+    (shown,) = [found for found in await published(state.state_details.flow_run_id) if found.type == "markdown"]
+    assert state.is_completed()
+    assert shown.description.startswith("Video stored")

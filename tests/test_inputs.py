@@ -35,6 +35,12 @@ async def test_a_local_video_is_sent_inline(tmp_path):
     assert await video(path) == f"data:video/mp4;base64,{base64.b64encode(MP4).decode()}"
 
 
+async def test_the_uri_of_a_stored_video_is_a_local_file(tmp_path):
+    path = tmp_path / "a cat.mp4"
+    path.write_bytes(MP4)
+    assert await video(path.as_uri()) == await video(path)
+
+
 @pytest.mark.parametrize("url", ["https://example.com/cat.png", "https://example.com/cat.png?token=1"])
 async def test_an_https_url_stays_as_it_is(url):
     assert await image(url) == url

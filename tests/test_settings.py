@@ -9,12 +9,12 @@ PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
 
 
 def test_the_defaults_are_those_of_the_readme(monkeypatch):
-    for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS"):
+    for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS", "PREVIEW"):
         monkeypatch.delenv(PREFIX + name)
     settings = XaiVideoSettings.current()
     assert settings.schedule == PollSchedule(18, 1, 20) == PollSchedule()
     assert (settings.timeout_seconds, settings.validation) == (1200, "strict")
-    assert settings.link_seconds == 7 * 24 * 3600
+    assert (settings.link_seconds, settings.preview) == (7 * 24 * 3600, True)
     assert settings.home == get_current_settings().home / "xai-video"
 
 

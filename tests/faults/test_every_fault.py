@@ -128,6 +128,8 @@ def impatient(patch):
     for task in (tasks.astart_video, tasks.await_for_video, tasks.asave_video):
         patch.setattr(task, "retry_delay_seconds", 0)
     patch.setenv("PREFECT_CLIENT_MAX_RETRIES", "10")
+    # The link of an artifact is signed on purpose.
+    patch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_LINK_SECONDS", "0")
     for name, value in {"FIRST_POLL_SECONDS": 0.1, "POLL_MIN_SECONDS": 0.1, "POLL_MAX_SECONDS": 0.5}.items():
         patch.setenv(f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}", str(value))
 
