@@ -34,7 +34,7 @@ ORDER = [
     {"submission"},
     {"generation"},
     {"settings", "credentials", "artifacts", "keys"},
-    {"tasks"},
+    {"forms", "tasks"},
     {"flows"},
 ]
 
