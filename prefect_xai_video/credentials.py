@@ -24,11 +24,12 @@ class XaiCredentials(CredentialsBlock):
             `https://eu-west-1.api.x.ai/v1`.
 
     Example:
-        Load stored xAI credentials:
+        Make a video with stored credentials:
         ```python
-        from prefect_xai_video import XaiCredentials
+        from prefect_xai_video import XaiCredentials, generate_video
 
         credentials = XaiCredentials.load("BLOCK_NAME")
+        video = generate_video("A cat playing with a ball", credentials=credentials)
         ```
     """
 
@@ -37,15 +38,19 @@ class XaiCredentials(CredentialsBlock):
 
     _block_type_name = "xAI Credentials"
     _block_type_slug = "xai-credentials"
-    _description = "Holds an API key for xAI, with which videos are generated and paid for."
+    _description = "Holds an xAI API key, with which videos are made and paid for."
     _logo_url = HttpUrl("https://x.ai/favicon.ico")
     _documentation_url = HttpUrl("https://docs.x.ai/docs/guides/video-generations")
 
-    api_key: SecretStr = Field(default=..., title="API key", description="API key from the xAI console.")
+    api_key: SecretStr = Field(
+        default=...,
+        title="API key",
+        description="From the xAI console. Prefect stores it encrypted.",
+    )
     base_url: str = Field(
         default=DEFAULT_BASE_URL,
         title="Base URL",
-        description="Where the API is, with its version; https, or an emulator on this machine.",
+        description="Change it for a regional endpoint, such as https://eu-west-1.api.x.ai/v1, or an emulator.",
     )
 
     @field_validator("api_key")

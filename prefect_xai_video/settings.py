@@ -50,7 +50,7 @@ class XaiVideoSettings(PrefectBaseSettings):
     )
     preview: bool = Field(
         default=True,
-        description="Whether the artifact of a video has a preview, which Prefect's database then holds.",
+        description="Whether the artifact of a video has a preview; Prefect then keeps it.",
     )
 
     @model_validator(mode="after")

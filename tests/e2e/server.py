@@ -19,8 +19,9 @@ def running_server(home: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     env = server_environment(home, url) | {
         "PREFECT_SERVER_UI_API_URL": url,
-        # The scheduler looks often, so that a test need not wait for it.
+        # The scheduler and the automations look often, so that tests need not wait for them.
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_LOOP_SECONDS": "2",
     }
     command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, env, home / "server.log") as process:
@@ -65,7 +66,7 @@ def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[sub
             process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen, patience: float = 120) -> None:
+def _wait_for(url: str, process: subprocess.Popen, patience: float = 200) -> None:
     for _ in range(int(patience / 0.2)):
         assert process.poll() is None, f"the server ended with {process.returncode}"
         with suppress(OSError):

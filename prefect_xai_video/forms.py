@@ -1,0 +1,73 @@
+"""How the forms of the Prefect UIs draw the parameters of the flows.
+
+Whether a value is allowed is decided in one place, `requests.py`: there the limits can be turned into warnings, and
+errors name the field, the value and what is allowed. So a run skips the validation of all but blocks here. Prefect's
+server does hold what comes from a form or its API against what is drawn, before there is a run.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field, GetJsonSchemaHandler, SkipValidation
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import override
+
+from prefect_xai_video.capabilities import ASPECT_RATIOS, MODELS, RESOLUTIONS
+from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.stores import Storage
+from prefect_xai_video.submission import Delivery, OnUnknown
+
+
+class _WithoutDefault(dict[str, Any]):
+    @override
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name != "default":
+            super().__setitem__(name, value)
+
+
+class _MayStayEmpty:
+    """Draws one input for `value | None`, instead of a tab for each.
+
+    A form sends the defaults that it knows, and `null` is none of the choices of a drop-down. So the default `None`
+    is kept from it: it sends nothing for what nobody filled in.
+    """
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        options = [option for option in handler(core)["anyOf"] if option != {"type": "null"}]
+        return _WithoutDefault(options[0] if len(options) == 1 else {"anyOf": options})
+
+
+def _drawn(title: str, **schema: Any) -> Any:
+    """Give an input a title that people read, and what else belongs to its schema."""
+    return Field(json_schema_extra={"title": title, **schema})
+
+
+_EMPTY = _MayStayEmpty()
+# The classic UI loses bounds that do not stand in an `allOf`.
+_DURATION = [{"minimum": 1, "maximum": 15}]
+_SECONDS = [{"exclusiveMinimum": 0}]
+# In this order: the classic UI takes every text for the first option. A known model that is chosen there is written
+# into the text field.
+_MODELS = [
+    {"type": "string", "title": "Model id"},
+    {"type": "string", "title": "Known models", "enum": [entry.model for entry in MODELS]},
+]
+
+Prompt = Annotated[str, SkipValidation, _drawn("Prompt")]
+ImageUrl = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Image URL")]
+VideoUrl = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Video URL")]
+Duration = Annotated[int | None, SkipValidation, _EMPTY, _drawn("Duration", allOf=_DURATION)]
+AspectRatio = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Aspect ratio", enum=list(ASPECT_RATIOS))]
+Resolution = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Resolution", enum=list(RESOLUTIONS))]
+Model = Annotated[str, SkipValidation, _drawn("Model", anyOf=_MODELS)]
+StorageBlock = Annotated[Storage | None, _EMPTY, _drawn("Storage")]
+Key = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Key")]
+CredentialsBlock = Annotated[XaiCredentials | None, _EMPTY, _drawn("Credentials")]
+DeliveryWay = Annotated[Delivery, SkipValidation, _drawn("Delivery")]
+TimeoutSeconds = Annotated[float | None, SkipValidation, _EMPTY, _drawn("Timeout in seconds", allOf=_SECONDS)]
+Regenerate = Annotated[bool, SkipValidation, _drawn("Regenerate")]
+UnknownOutcome = Annotated[OnUnknown, SkipValidation, _drawn("On unknown outcome")]
+User = Annotated[str | None, SkipValidation, _EMPTY, _drawn("User")]
+
+RequestId = Annotated[str, SkipValidation, _drawn("Request id")]
+GivenKey = Annotated[str, SkipValidation, _drawn("Key")]

@@ -1,0 +1,42 @@
+"""A browser, and a Prefect server whose UIs it can open."""
+
+import shutil
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import async_playwright, expect
+from server import running_server
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser():
+    """Chromium. Tests that use it run on the session's event loop."""
+    # Playwright's synchronous interface would keep a loop running between the tests, in which nothing else can run.
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium")
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser):
+    """An empty page, high enough for a form."""
+    page = await browser.new_page(viewport={"width": 1200, "height": 2400})
+    page.set_default_timeout(PATIENCE_MS)
+    yield page
+    await page.close()
+
+
+@pytest.fixture(scope="session")
+def ui_server(tmp_path_factory):
+    """URL of a real Prefect server with both UIs and all its services; its API is at `/api`."""
+    with running_server(tmp_path_factory.mktemp("ui")) as api_url:
+        yield api_url.removesuffix("/api")

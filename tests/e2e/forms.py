@@ -1,0 +1,103 @@
+"""Opening, filling in and submitting the form of a deployment, as a person does, in both UIs of Prefect."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from uuid import UUID
+
+from playwright.async_api import Locator, Page, expect
+
+TEXT = "textarea, input[type=number]"
+
+
+class UI(NamedTuple):
+    """Where a UI is on the server, and how its parts are found."""
+
+    name: str
+    path: str
+    field: str
+    label: str
+    drop_down: str
+    option: str
+
+
+CLASSIC = UI(
+    name="classic",
+    path="",
+    field=".schema-form-property",
+    label=".schema-form-property__label",
+    # A click beside the arrow opens a list and closes it again, on Prefect 3.8.8.
+    drop_down=".p-select-button__icon",
+    option=".p-select-option",
+)
+V2 = UI(
+    name="v2",
+    path="/v2",
+    field="div.group",
+    label="label",
+    drop_down="[aria-haspopup=listbox]",
+    option="[role=option]",
+)
+UIS = (CLASSIC, V2)
+
+
+async def open_form(page: Page, ui: UI, server_url: str, deployment_id: UUID) -> None:
+    """Open the form for a custom run of a deployment, and wait until it is drawn, with its pickers."""
+    await page.goto(f"{server_url}{ui.path}/deployments/deployment/{deployment_id}/run", wait_until="commit")
+    credentials = field(page, ui, "Credentials")
+    await expect(credentials.locator(ui.drop_down)).to_be_visible()
+
+
+def field(page: Page, ui: UI, title: str) -> Locator:
+    """The field of that title, with its help, its input and its errors."""
+    label = page.locator(ui.label, has_text=re.compile(rf"^\s*{re.escape(title)}( \(Optional\))?\s*$"))
+    return page.locator(ui.field, has=label)
+
+
+async def fill_in(page: Page, ui: UI, values: Mapping[str, object]) -> None:
+    """Give fields a value, by their titles: text and numbers are typed, True switches on, the rest is chosen.
+
+    A pair is a tab and the value for it, such as `("LocalFileSystem", "videos")` for the block of that name.
+    """
+    for title, asked in values.items():
+        place = field(page, ui, title)
+        tab, value = asked if isinstance(asked, tuple) else (None, asked)
+        if tab:
+            await place.get_by_text(tab, exact=True).click()
+            await expect(place.locator("button[aria-selected=true]", has_text=tab)).to_be_visible()
+        if value is True:
+            await place.get_by_role("switch").click()
+        elif await place.locator(TEXT).count():
+            await place.locator(TEXT).fill(str(value))
+        else:
+            await place.locator(ui.drop_down).click()
+            await page.locator(ui.option).get_by_text(str(value), exact=True).click()
+            await expect(page.locator(ui.option)).to_have_count(0)
+
+
+async def submit(page: Page, ui: UI) -> UUID:
+    """Submit the form, and return the id of the flow run that comes of it."""
+    for _ in range(5):
+        async with page.expect_response(re.compile("/create_flow_run$")) as coming:
+            await press_submit(page)
+        answer = await coming.value
+        # SQLite is busy at times: then the UI says so, and a person presses again.
+        if answer.status != 503:
+            break
+    assert answer.ok, await answer.text()
+    return UUID((await answer.json())["id"])
+
+
+async def press_submit(page: Page) -> None:
+    """Press the button under the form, whatever comes of it."""
+    await page.get_by_role("button", name="Submit", exact=True).click()
+
+
+async def refusal(page: Page, ui: UI, title: str) -> str:
+    """The words with which a typed value is refused: the server's, or in V2 those of the browser."""
+    place = field(page, ui, title)
+    if ui is V2:
+        return await place.locator(TEXT).evaluate("input => input.validationMessage")
+    message = place.locator(".p-label__message")
+    await expect(message).not_to_be_empty()
+    return await message.inner_text()

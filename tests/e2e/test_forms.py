@@ -1,0 +1,134 @@
+"""The forms of the flows, in both UIs, as a person fills them in."""
+
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+from forms import UIS, fill_in, open_form, press_submit, refusal, submit
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient
+from prefect.filesystems import LocalFileSystem
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_aws import AwsCredentials, S3Bucket
+
+from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+TITLES = [
+    "Prompt",
+    "Image URL (Optional)",
+    "Video URL (Optional)",
+    "Duration (Optional)",
+    "Aspect ratio (Optional)",
+    "Resolution (Optional)",
+    "Model (Optional)",
+    "Storage (Optional)",
+    "Key (Optional)",
+    "Credentials (Optional)",
+    "Delivery (Optional)",
+    "Timeout in seconds (Optional)",
+    "Regenerate (Optional)",
+    "On unknown outcome (Optional)",
+    "User (Optional)",
+]
+UNTOUCHED = {
+    "model": "grok-imagine-video",
+    "delivery": "download",
+    "regenerate": False,
+    "on_unknown": "raise",
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def saved(ui_server) -> dict[str, UUID]:
+    """The ids of the blocks and deployments that a person would have made before."""
+    blocks: dict[str, Block] = {
+        "xai": XaiCredentials(api_key="any"),
+        "videos": LocalFileSystem(basepath="/videos"),
+        "my-videos": S3Bucket(bucket_name="my-videos", credentials=AwsCredentials()),
+    }
+    deployments = {"generate": agenerate_video, "collect": acollect_video}
+    with temporary_settings({PREFECT_API_URL: f"{ui_server}/api"}):
+        made = {name: await block.save(name, overwrite=True) for name, block in blocks.items()}
+        for name, flow in deployments.items():
+            made[name] = await (await flow.ato_deployment(name)).aapply()
+    return made
+
+
+@pytest.fixture(params=UIS, ids=lambda ui: ui.name)
+def ui(request):
+    return request.param
+
+
+async def parameters_of(ui_server, flow_run_id):
+    async with PrefectClient(f"{ui_server}/api") as client:
+        return (await client.read_flow_run(flow_run_id)).parameters
+
+
+def block(block_id):
+    return {"$ref": {"block_document_id": str(block_id)}}
+
+
+async def test_what_is_filled_in_arrives_and_what_is_out_of_bounds_is_refused_with_words(page, ui, ui_server, saved):
+    await open_form(page, ui, ui_server, saved["generate"])
+    assert await page.locator(ui.field).locator(ui.label).all_inner_texts() == TITLES
+    assert await page.locator(".cm-editor").count() == 0, "there is a JSON box"
+    await fill_in(
+        page,
+        ui,
+        {
+            "Prompt": "A cat playing with a ball",
+            "Image URL": "s3://my-videos/cat.png",
+            "Duration": 16,
+            "Aspect ratio": "9:16",
+            "Resolution": "720p",
+            "Model": ("Known models", "grok-imagine-video-1.5"),
+            "Storage": ("LocalFileSystem", "videos"),
+            "Key": "cats/one",
+            "Credentials": "xai",
+            "Delivery": "direct",
+            "Timeout in seconds": 90,
+            "Regenerate": True,
+            "On unknown outcome": "resubmit",
+            "User": "somebody",
+        },
+    )
+    await press_submit(page)
+    assert "15" in await refusal(page, ui, "Duration")
+
+    await fill_in(page, ui, {"Duration": 6, "Model": ("Model id", "grok-imagine-video-2")})
+    assert await parameters_of(ui_server, await submit(page, ui)) == {
+        "prompt": "A cat playing with a ball",
+        "image_url": "s3://my-videos/cat.png",
+        "duration": 6,
+        "aspect_ratio": "9:16",
+        "resolution": "720p",
+        "model": "grok-imagine-video-2",
+        "storage": block(saved["videos"]),
+        "key": "cats/one",
+        "credentials": block(saved["xai"]),
+        "delivery": "direct",
+        "timeout_seconds": 90,
+        "regenerate": True,
+        "on_unknown": "resubmit",
+        "user": "somebody",
+    }
+
+
+async def test_nothing_is_sent_for_what_nobody_touched(page, ui, ui_server, saved):
+    await open_form(page, ui, ui_server, saved["generate"])
+    await fill_in(page, ui, {"Prompt": "A cat"})
+    assert await parameters_of(ui_server, await submit(page, ui)) == {"prompt": "A cat", **UNTOUCHED}
+
+
+async def test_the_form_of_collect_video_is_filled_in(page, ui, ui_server, saved):
+    await open_form(page, ui, ui_server, saved["collect"])
+    asked = {"Request id": "3f7a6f0e", "Key": "cats/one", "Storage": ("S3Bucket", "my-videos"), "Credentials": "xai"}
+    await fill_in(page, ui, asked)
+    assert await parameters_of(ui_server, await submit(page, ui)) == {
+        "request_id": "3f7a6f0e",
+        "key": "cats/one",
+        "storage": block(saved["my-videos"]),
+        "credentials": block(saved["xai"]),
+    }

@@ -1,0 +1,59 @@
+"""What Prefect makes of the flows' parameters: the schemas that both UIs draw, and that the server enforces."""
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+from prefect_xai_video import acollect_video, agenerate_video, collect_video, generate_video
+
+FLOWS = pytest.mark.parametrize(
+    "flow", [agenerate_video, acollect_video, generate_video, collect_video], ids=lambda flow: flow.fn.__name__
+)
+
+
+def schema_of(flow):
+    return parameter_schema(flow).model_dump()
+
+
+@FLOWS
+def test_each_parameter_has_a_title_and_help_and_is_one_input(flow):
+    for name, field in schema_of(flow)["properties"].items():
+        assert field["title"] not in {name, ""}
+        assert 10 < len(field["description"]) < 200
+        assert field.get("type") or "$ref" in field or {"title", "anyOf"} <= field.keys()
+        assert {"type": "null"} not in field.get("anyOf", [])
+        assert field.get("default", "") is not None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"duration": 15, "aspect_ratio": "9:16", "resolution": "1080p", "model": "grok-imagine-video-9"},
+        {"duration": None, "image_url": None, "key": None, "timeout_seconds": None, "user": None},
+        {"timeout_seconds": 0.5, "regenerate": True, "on_unknown": "resubmit", "delivery": "direct"},
+        {"storage": {"$ref": {"block_document_id": "1a621bcb-55fa-431f-9f61-a0ef12f8cd7a"}}},
+    ],
+    ids=lambda given: " ".join(given) or "nothing",
+)
+def test_the_server_takes_what_is_allowed(given):
+    assert validate({"prompt": "A cat"} | given, schema_of(agenerate_video), raise_on_error=True) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("duration", 0),
+        ("duration", 16),
+        ("duration", "ten"),
+        ("aspect_ratio", "5:3"),
+        ("resolution", "8k"),
+        ("timeout_seconds", 0),
+        ("delivery", "post"),
+        ("on_unknown", "wait"),
+        ("regenerate", "perhaps"),
+    ],
+)
+def test_the_server_refuses_what_is_out_of_bounds_and_names_the_field(field, value):
+    with pytest.raises(ValidationError, match=field):
+        validate({"prompt": "A cat", field: value}, schema_of(agenerate_video), raise_on_error=True)
