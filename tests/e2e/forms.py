@@ -89,8 +89,8 @@ async def submit(page: Page, ui: UI) -> UUID:
 
 
 async def press_submit(page: Page) -> None:
-    """Press the button under the form, whatever comes of it."""
-    await page.get_by_role("button", name="Submit", exact=True).click()
+    """Press the button under the form, whatever comes of it; by the keyboard, for a message may lie over it."""
+    await page.get_by_role("button", name="Submit", exact=True).press("Enter")
 
 
 async def refusal(page: Page, ui: UI, title: str) -> str:
