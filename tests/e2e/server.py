@@ -1,0 +1,81 @@
+"""A real Prefect server and real workers, in processes of their own."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    """A server with all its services, with its database in `home`; gives the URL of its API."""
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = server_environment(home, url) | {
+        "PREFECT_SERVER_UI_API_URL": url,
+        # The scheduler looks often, so that a test need not wait for it.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+    }
+    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with _running(command, env, home / "server.log") as process:
+        _wait_for(f"{url}/health", process)
+        yield url
+
+
+@contextmanager
+def running_worker(home: Path, api_url: str, pool: str, **env: str) -> Iterator[Path]:
+    """A process worker that takes what comes to `pool` at once; gives the path of its log."""
+    env = server_environment(home, api_url) | {"PREFECT_WORKER_QUERY_SECONDS": "1", **env}
+    log = home / f"worker-{pool}.log"
+    command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--prefetch-seconds", "1"]
+    with _running(command, env, log):
+        yield log
+
+
+def server_environment(home: Path, api_url: str) -> dict[str, str]:
+    """The variables with which a process speaks to that server."""
+    return os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        # SQLite answers 503 while several runs write at once.
+        "PREFECT_CLIENT_MAX_RETRIES": "10",
+    }
+
+
+@contextmanager
+def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, *command], env=env, stdout=output, stderr=output)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen, patience: float = 120) -> None:
+    for _ in range(int(patience / 0.2)):
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        with suppress(OSError):
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise TimeoutError(url)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
