@@ -65,7 +65,7 @@ def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[sub
             process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen, patience: float = 120) -> None:
+def _wait_for(url: str, process: subprocess.Popen, patience: float = 200) -> None:
     for _ in range(int(patience / 0.2)):
         assert process.poll() is None, f"the server ended with {process.returncode}"
         with suppress(OSError):

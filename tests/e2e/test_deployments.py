@@ -37,8 +37,6 @@ pytestmark = pytest.mark.timeout(600)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
-
 from own_flows import publish
 from server import running_server, running_worker, server_environment
 
