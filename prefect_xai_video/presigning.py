@@ -18,7 +18,7 @@ def presigned_url(
     Args:
         credentials: Who signs. With the credentials of a role the URL ends when they do, which may be earlier.
         operation: What the URL is good for.
-        parameters: Bucket, key and, for a put, the content type.
+        parameters: Bucket, key and, for a put, the content type; for a get, what the answer is to say of it.
         seconds: How long it is good for.
     """
     client = credentials.get_s3_client()

@@ -128,6 +128,8 @@ class Attempt(_Frozen):
         direct: Whether xAI was given a place in the store to deliver the video to.
         flow_run_id: The flow run that sent it.
         started_at: When it was claimed, just before the POST.
+        submitted_at: When xAI answered with a request id; None if that was not seen.
+        done_at: When the video was seen to be done.
         outcome: The state it has led to so far.
         outcome_at: Since when.
         request_id: xAI's request id.
@@ -141,6 +143,8 @@ class Attempt(_Frozen):
     direct: bool = False
     flow_run_id: str | None = None
     started_at: AwareDatetime
+    submitted_at: AwareDatetime | None = None
+    done_at: AwareDatetime | None = None
     outcome: ReceiptState = "sending"
     outcome_at: AwareDatetime
     request_id: str | None = None
@@ -351,7 +355,9 @@ class Receipt(_Frozen):
 
     def submitted(self, request_id: str) -> Self:
         """Note the request id: -> `submitted`."""
-        return self._moved("submitted", {"request_id": request_id, "failure": None})
+        reply = {"request_id": request_id, "failure": None}
+        # Out of `unknown` it is found later than it came, and nobody knows when that was.
+        return self._moved("submitted", reply | ({"submitted_at": _now()} if self.state == "sending" else {}))
 
     def refused(self, error: XaiVideoError) -> Self:
         """Note that the POST was surely not accepted: -> `refused`.
@@ -372,7 +378,7 @@ class Receipt(_Frozen):
         if status.state == "done":
             return self._moved(
                 "done",
-                cost,
+                {**cost, "done_at": self.attempt.done_at or _now()},
                 duration=status.duration or self.duration,
                 model=status.model or self.model,
                 url=_unsigned(status.url),

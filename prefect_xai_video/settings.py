@@ -42,6 +42,13 @@ class XaiVideoSettings(PrefectBaseSettings):
         description="strict refuses what the table of models does not have; warn passes it on with a warning.",
     )
 
+    link_seconds: int = Field(
+        default=604800,
+        ge=0,
+        le=604800,
+        description="How long the link to a video in a bucket is good, in seconds, at most 7 days; 0 for no link.",
+    )
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.poll_min_seconds > self.poll_max_seconds:

@@ -6,21 +6,23 @@ reads the receipt first. So the retries here can't pay twice, and Prefect's cach
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run as runtime
 from prefect.tasks import Task
 
 from prefect_xai_video import assets
-from prefect_xai_video.artifacts import ProgressArtifact
+from prefect_xai_video.artifacts import ProgressArtifact, publish_failure, publish_video
 from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
@@ -38,6 +40,9 @@ from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.stores import Storage, open_store
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRIES = 3
 RETRY_DELAY_SECONDS = [10.0, 30.0, 60.0]
@@ -57,6 +62,26 @@ def _run_name() -> str:
     return f"{runtime.task_name.partition('_')[0]} {name.rpartition('/')[2]}"[:100]
 
 
+def _explained(function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Have a task that fails for good say in an artifact why, what that cost, and what to do."""
+
+    @wraps(function)
+    async def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await function(*args, **kwargs)
+        except XaiVideoError as error:
+            if not _is_tried_again(error):
+                await publish_failure(error, cast("Storage | None", kwargs.get("storage")))
+            raise
+
+    return explained
+
+
+def _is_tried_again(error: XaiVideoError) -> bool:
+    context = TaskRunContext.get()
+    return error.transient and context is not None and context.task_run.run_count <= context.task.retries
+
+
 _OPTIONS: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": RETRY_DELAY_SECONDS,
@@ -67,6 +92,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 @task(name="start_video", **_OPTIONS)
+@_explained
 async def astart_video(
     prompt: str,
     *,
@@ -153,6 +179,7 @@ async def astart_video(
 
 
 @task(name="get_video", **_OPTIONS)
+@_explained
 async def aget_video(request_id: str, *, credentials: XaiCredentials | None = None) -> VideoStatus:
     """Ask once what has become of a request. It costs nothing.
 
@@ -172,6 +199,7 @@ async def aget_video(request_id: str, *, credentials: XaiCredentials | None = No
 
 
 @task(name="adopt_video", **_OPTIONS)
+@_explained
 async def aadopt_video(
     request_id: str,
     key: str,
@@ -204,6 +232,7 @@ async def aadopt_video(
 
 
 @task(name="wait_for_video", **_OPTIONS)
+@_explained
 async def await_for_video(
     receipt: Receipt | str,
     *,
@@ -245,6 +274,7 @@ async def await_for_video(
 
 
 @task(name="save_video", **_OPTIONS)
+@_explained
 async def asave_video(
     receipt: Receipt | str,
     *,
@@ -268,8 +298,9 @@ async def asave_video(
     """
     async with _generation(credentials, storage) as generation:
         video = await generation.save(_key_of(receipt))
-        assets.makes(video)
-        return video
+    assets.makes(video)
+    await publish_video(video, storage)
+    return video
 
 
 def check_timeout(timeout_seconds: float | None) -> float:

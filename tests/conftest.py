@@ -7,10 +7,13 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from one_certificate import ONE_CERTIFICATE
+
 os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "AWS_EC2_METADATA_DISABLED": "true",
+    "SSL_CERT_FILE": ONE_CERTIFICATE.name,
 }
 for name in ("XAI_API_KEY", "XAI_BASE_URL"):
     os.environ.pop(name, None)
@@ -18,6 +21,7 @@ for name in ("XAI_API_KEY", "XAI_BASE_URL"):
 import pytest
 from api_key import API_KEY
 from prefect.filesystems import LocalFileSystem
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
@@ -60,8 +64,9 @@ def quick_polls(monkeypatch):
 
 @pytest.fixture(scope="session")
 def prefect_server():
-    """A real Prefect server of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
+    """A real Prefect server of its own, and runs without heartbeats: a synchronous one ends up to a second sooner."""
+    no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    with no_heartbeats, prefect_test_harness(server_startup_timeout=120):
         yield
 
 

@@ -16,15 +16,17 @@ WITHOUT_PREFECT = (
     "generation",
     "inputs",
     "journal",
+    "markdown",
     "polling",
     "presigning",
+    "previews",
     "receipts",
     "requests",
     "responses",
     "submission",
 )
 ORDER = [
-    {"capabilities"},
+    {"capabilities", "markdown", "previews"},
     {"errors"},
     {"polling", "presigning", "responses", "synchronous"},
     {"requests"},
@@ -33,9 +35,10 @@ ORDER = [
     {"journal"},
     {"submission"},
     {"generation"},
-    {"settings", "credentials", "artifacts", "keys", "assets", "events", "hooks", "limits"},
+    {"settings", "credentials", "keys", "assets", "events", "hooks", "limits"},
+    {"artifacts"},
     {"tasks"},
-    {"flows"},
+    {"flows", "jobs"},
 ]
 
 

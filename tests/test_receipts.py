@@ -1,3 +1,4 @@
+import hashlib
 import json
 from decimal import Decimal
 
@@ -317,3 +318,24 @@ def test_a_key_that_can_not_name_a_file_everywhere_is_refused(key):
     with pytest.raises(InvalidRequest, match="key: ") as caught:
         check_key(key)
     assert len(str(caught.value)) < 400
+
+
+def test_the_times_of_each_step_are_noted_where_they_were_seen():
+    sent = claimed()
+    submitted = sent.submitted("id-1")
+    done = submitted.answered(status())
+    assert sent.attempt.submitted_at is None
+    assert sent.attempt.started_at <= submitted.attempt.submitted_at <= done.attempt.done_at
+    assert done.answered(status()).attempt.done_at == done.attempt.done_at
+    found = sent.unknown(SubmissionUnknown("lost")).adopted("id-1")
+    assert (found.state, found.attempt.submitted_at) == ("submitted", None)
+
+
+def test_a_receipt_from_before_these_times_is_read():
+    told = json.loads(claimed().submitted("id-1").to_json())
+    del told["checksum"]
+    for name in ("submitted_at", "done_at"):
+        del told["attempts"][0][name]
+    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    old = told | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}
+    assert Receipt.from_json(json.dumps(old).encode()).attempt.submitted_at is None

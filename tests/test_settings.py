@@ -14,6 +14,7 @@ def test_the_defaults_are_those_of_the_readme(monkeypatch):
     settings = XaiVideoSettings.current()
     assert settings.schedule == PollSchedule(18, 1, 20) == PollSchedule()
     assert (settings.timeout_seconds, settings.validation) == (1200, "strict")
+    assert settings.link_seconds == 7 * 24 * 3600
     assert settings.home == get_current_settings().home / "xai-video"
 
 
@@ -26,7 +27,14 @@ def test_each_is_read_from_its_variable(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("VALIDATION", "lax"), ("TIMEOUT_SECONDS", "soon"), ("FIRST_POLL_SECONDS", "-1"), ("POLL_MIN_SECONDS", "30")],
+    [
+        ("VALIDATION", "lax"),
+        ("TIMEOUT_SECONDS", "soon"),
+        ("FIRST_POLL_SECONDS", "-1"),
+        ("POLL_MIN_SECONDS", "30"),
+        ("LINK_SECONDS", "-1"),
+        ("LINK_SECONDS", "604801"),
+    ],
 )
 def test_a_bad_one_is_one_sentence_that_names_it(monkeypatch, name, value):
     monkeypatch.setenv(PREFIX + name, value)

@@ -5,6 +5,7 @@ import shutil
 from collections import namedtuple
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
@@ -88,6 +89,46 @@ async def test_a_stored_video_that_is_gone_or_changed_is_noticed(store):
         await store.check_video("cats/two", file)
     with pytest.raises(StorageError, match="has 5 bytes"):
         await store.check_video("cats/one", file.model_copy(update={"size": 6}))
+
+
+async def put(store, key="cats/one"):
+    held = await store.create(claimed(key))
+    file = store.file(key, DOWNLOAD)
+    with store.workspace(key) as path:
+        path.write_bytes(b"video")
+        await store.put_video(held, path, file)
+
+
+async def test_a_stored_video_can_be_looked_at_here(store):
+    await put(store)
+    async with store.local_copy("cats/one") as path:
+        assert path.read_bytes() == b"video"
+    assert path.exists() == isinstance(store, LocalStore)
+    assert await store.has_video("cats/one", store.file("cats/one", DOWNLOAD))
+
+
+async def test_a_large_video_is_not_copied(bucket, monkeypatch):
+    store = S3Store(bucket)
+    await put(store)
+    monkeypatch.setattr("prefect_xai_video.stores.bucket.MOST_COPIED", 4)
+    with pytest.raises(StorageError, match="too large"):
+        async with store.local_copy("cats/one"):
+            pass
+
+
+async def test_a_link_shows_the_video_to_who_has_no_credentials(bucket):
+    store = S3Store(bucket)
+    await put(store)
+    link = await store.link("cats/one", 60)
+    answer = httpx.get(link)
+    assert answer.content == b"video"
+    assert answer.headers["Content-Type"] == "video/mp4"
+    assert answer.headers["Content-Disposition"] == 'inline; filename="cats-one.mp4"'
+    assert "X-Amz-Expires=60&" in link
+
+
+async def test_a_directory_has_no_links(tmp_path):
+    assert await LocalStore(tmp_path).link("cats/one", 60) is None
 
 
 async def test_an_object_carries_its_type_and_digest(bucket, aws, tmp_path):

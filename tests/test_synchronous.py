@@ -10,6 +10,11 @@ from prefect_xai_video.synchronous import synchronous
 
 PAIRS = [name for name in prefect_xai_video.__all__ if isinstance(getattr(prefect_xai_video, name), Flow | Task)]
 SYNC = [name for name in PAIRS if f"a{name}" in PAIRS]
+METHODS = {
+    prefect_xai_video.XaiCredentials: {"check_key"},
+    prefect_xai_video.XaiVideoGenerator: {"run_of", "trigger"},
+    prefect_xai_video.XaiVideoRun: {"fetch_result", "wait_for_completion"},
+}
 
 
 async def adouble(number: int, *, times: int = 2) -> int:
@@ -43,3 +48,12 @@ def test_twins_have_one_signature_one_docstring_and_one_configuration(name):
     assert one.name == other.name
     assert one.retries == other.retries
     assert (one.isasync, other.isasync) == (False, True)
+
+
+@pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+def test_every_public_async_method_has_a_twin_of_one_signature(kind):
+    methods = {name: method for name, method in vars(kind).items() if inspect.isfunction(method) and name[0] != "_"}
+    waiting = {name for name, method in methods.items() if inspect.iscoroutinefunction(method)}
+    assert waiting == {f"a{name}" for name in METHODS[kind]}
+    for name in METHODS[kind]:
+        assert inspect.signature(methods[name]) == inspect.signature(methods[f"a{name}"])

@@ -7,7 +7,7 @@ try, and it is *replaced* only by who has read what is replaced.
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from prefect_xai_video.receipts import Receipt, StoredFile
 ROOM_FOR_A_VIDEO = 32 * 2**20
 """Free bytes that must be there before a video is paid for. 15 s have about 10 MB."""
 
+MOST_COPIED = 64 * 2**20
+"""Bytes of a video that is still copied to this machine in order to be looked at."""
 
 UPLOAD_SECONDS = 6 * 3600
 """How long xAI may put a video into a store: long enough for a request that waits in its queue. A signature that was
@@ -130,6 +132,27 @@ class VideoStore(ABC):
         Raises:
             StorageError: If it is not.
         """
+
+    @abstractmethod
+    def local_copy(self, key: str) -> AbstractAsyncContextManager[Path]:
+        """Give the path of a stored video on this machine, to be read and not written; a copy is removed at the end.
+
+        Raises:
+            StorageError: If it can't be read, or is too large to be copied here (64 MiB).
+        """
+
+    async def link(self, key: str, seconds: int) -> str | None:
+        """Make a URL that shows a stored video to whoever has it, for so many seconds at the latest.
+
+        With the credentials of a role it ends when they do, which may be earlier.
+
+        Returns:
+            The URL; None where the store has none.
+
+        Raises:
+            StorageError: If it can't be signed.
+        """
+        return None
 
     @abstractmethod
     def uri(self, name: str) -> str:

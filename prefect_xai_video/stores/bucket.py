@@ -10,7 +10,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,7 @@ from prefect_xai_video.presigning import presigned_url
 from prefect_xai_video.receipts import Receipt, StoredFile
 from prefect_xai_video.requests import wire_url
 from prefect_xai_video.stores.base import (
+    MOST_COPIED,
     UPLOAD_SECONDS,
     Held,
     Overtaken,
@@ -125,6 +126,22 @@ class S3Store(VideoStore):
     @override
     async def check_video(self, key: str, file: StoredFile) -> None:
         self._check_size(file, await self._call(lambda client: self._size(client, f"{key}.mp4")))
+
+    @override
+    @asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncIterator[Path]:
+        with self.workspace(key) as path:
+            await self._call(lambda client: self._copy(client, f"{key}.mp4", path))
+            yield path
+
+    @override
+    async def link(self, key: str, seconds: int) -> str | None:
+        shown_as = {
+            "ResponseContentType": "video/mp4",
+            "ResponseContentDisposition": f'inline; filename="{key.replace("/", "-")}.mp4"',
+        }
+        video, credentials = self._place(f"{key}.mp4") | shown_as, self.bucket.credentials
+        return await self._call(lambda client: presigned_url(credentials, "get_object", video, seconds))
 
     @override
     async def upload_url(self, key: str, claim: str) -> str:
@@ -238,6 +255,15 @@ class S3Store(VideoStore):
             if _code(error) in {"404", "NoSuchKey"}:
                 return None
             raise
+
+    def _copy(self, client: "S3Client", name: str, path: Path) -> None:
+        answer = client.get_object(**self._place(name))
+        if answer["ContentLength"] > MOST_COPIED:
+            answer["Body"].close()
+            raise StorageError(f"{self.uri(name)} is too large to be copied here.")
+        with path.open("wb") as file:
+            for piece in answer["Body"].iter_chunks(2**20):
+                file.write(piece)
 
     def _names(self, client: "S3Client", prefix: str) -> list[str]:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.bucket_name, Prefix=prefix)

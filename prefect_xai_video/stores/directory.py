@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +90,11 @@ class LocalStore(VideoStore):
         path = self._path(f"{key}.mp4")
         with told(path, "read"):
             self._check_size(file, path.stat().st_size if path.is_file() else None)
+
+    @override
+    @asynccontextmanager
+    async def local_copy(self, key: str) -> AsyncIterator[Path]:
+        yield self._path(f"{key}.mp4")
 
     def _lock(self) -> FileLock:
         return FileLock(self.root / ".lock", poll_interval=0.01)

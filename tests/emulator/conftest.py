@@ -1,6 +1,4 @@
 import base64
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,26 +8,6 @@ import pytest
 from emulator_api import Api
 
 from prefect_xai_video.emulator import Emulator
-
-
-@pytest.fixture(scope="session", autouse=True)
-def command_lines(tmp_path_factory):
-    """Two command lines, begun before the first test, since each takes seconds to import Prefect."""
-    log = tmp_path_factory.mktemp("log") / "requests.jsonl"
-    options = "--render-seconds 0.1 --url-ttl-seconds 0 --credits 0.12 --requests-per-second 10 --api-key right"
-    options += " --clock-ahead-seconds 86400"
-    command = [sys.executable, "-m", "prefect_xai_video.emulator"]
-    commands = {
-        "configured": [*command, "--port", "0", *options.split(), "--log", str(log)],
-        "plain": command,
-    }
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = {name: subprocess.Popen(command, **pipes) for name, command in commands.items()}
-    started["configured"].log = log
-    yield started
-    for process in started.values():
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""Runs modules at once, each in a process of its own that is forked from this one: Prefect is imported only once.
+"""Runs modules, each in a process of its own that is forked from this one: Prefect is imported only once.
 
-Each line of its input is a JSON list of jobs `{module, argv, env, log}`; it answers each with a line of exit codes.
+Its standard input is a socket that listens. Each connection brings a job, a line of JSON `{module, argv, env, log}`,
+and gets its exit code.
 """
 
 import gc
@@ -8,6 +9,8 @@ import importlib
 import json
 import os
 import runpy
+import signal
+import socket
 import sys
 import traceback
 
@@ -47,7 +50,19 @@ def fork(job) -> int:
         os._exit(code)
 
 
-for line in sys.stdin:
-    children = [fork(job) for job in json.loads(line)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    print(json.dumps(codes), flush=True)
+def answer(connection) -> None:
+    """Run the job of a connection, and wait for it in yet another process."""
+    if os.fork():
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    job = fork(json.loads(connection.makefile().readline()))
+    code = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+    connection.sendall(str(code).encode())
+    os._exit(0)
+
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listening = socket.socket(fileno=0)
+while True:
+    with listening.accept()[0] as connection:
+        answer(connection)

@@ -3,11 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
-
-import certifi
 
 HERE = Path(__file__).parent
 
@@ -26,13 +25,14 @@ class Forking:
         self.env = os.environ | {
             "PYTHONPATH": path,
             "TMPDIR": str(root / "tmp"),
-            "SSL_CERT_FILE": str(_one_certificate(root / "certificate.pem")),
             **env,
         }
         self._root = root
         self._processes: list[subprocess.Popen] = []
-        script = HERE / "forking.py"
-        self._forking = self.start("forking", str(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._running: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
+            self._address = listening.getsockname()
+            self.start("forking", str(HERE / "forking.py"), stdin=listening)
 
     def start(self, name: str, *command: str, **options: object) -> subprocess.Popen:
         """Start another process with the same variables."""
@@ -43,22 +43,19 @@ class Forking:
         return process
 
     def begin(self, jobs: list[dict]) -> None:
-        self._forking.stdin.write(json.dumps(jobs).encode() + b"\n")
-        self._forking.stdin.flush()
+        for job in jobs:
+            connection = socket.create_connection(self._address)
+            connection.sendall(json.dumps(job).encode() + b"\n")
+            self._running.append(connection)
 
     def end(self) -> list[int]:
         """Wait for the exit codes of the jobs."""
-        return json.loads(self._forking.stdout.readline())
+        codes = [int(connection.makefile().read()) for connection in self._running]
+        self._running.clear()
+        return codes
 
     def stop(self) -> None:
         for process in self._processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-def _one_certificate(path: Path) -> Path:
-    """Nothing here needs a certificate, and to load all takes each process half a second."""
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
-    path.write_text(first + end)
-    return path

@@ -67,9 +67,8 @@ class S3Proxy:
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
-        self.faults: list[Fault] = []
-        self.seen: list[str] = []
         self.lock = threading.Lock()
+        self.forget()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -81,6 +80,11 @@ class S3Proxy:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def forget(self) -> None:
+        """Have no faults, and have seen nothing."""
+        self.faults: list[Fault] = []
+        self.seen: list[str] = []
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:

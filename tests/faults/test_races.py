@@ -4,19 +4,11 @@ import json
 from decimal import Decimal
 
 import pytest
-from processes import Forking
 
 from prefect_xai_video.stores import open_store
 
 pytestmark = pytest.mark.slow
 MARKER = "slow.pid"
-
-
-@pytest.fixture(scope="module")
-def forking(tmp_path_factory):
-    processes = Forking(tmp_path_factory.mktemp("racers"))
-    yield processes
-    processes.stop()
 
 
 @pytest.fixture

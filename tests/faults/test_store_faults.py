@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,10 +60,17 @@ def without_waiting(monkeypatch):
     monkeypatch.setattr(botocore.retryhandler, "delay_exponential", lambda **_: 0)
 
 
-@pytest.fixture
-def proxy(s3_url):
+@pytest.fixture(scope="module")
+def _proxy(s3_url):
+    """One for all, as is the client of boto3 then, which takes 200 ms to make."""
     with S3Proxy(s3_url) as running:
         yield running
+
+
+@pytest.fixture
+def proxy(_proxy):
+    _proxy.forget()
+    return _proxy
 
 
 @pytest.fixture
@@ -310,42 +315,23 @@ async def local(emulator, tmp_path):
         yield Generation(client, LocalStore(tmp_path / "store"), SCHEDULE)
 
 
-QUOTA = """
-import asyncio, resource, sys
-from pathlib import Path
-from prefect_xai_video import Retries, XaiVideoClient
-from prefect_xai_video.errors import XaiVideoError
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore
+@pytest.fixture
+def with_quota(forking, tmp_path_factory):
+    """Makes a video in a process that may write no file larger than its quota; gives what it says of an error."""
+    directory = tmp_path_factory.mktemp("quota")
 
-url, root, quota = sys.argv[1:]
+    async def run(server, root, quota):
+        said = directory / "said"
+        argv = [f"{server.url}/v1", str(root), str(quota), str(said)]
+        forking.begin([{"module": "quota", "argv": argv, "env": {}, "log": str(directory / "log")}])
+        assert await asyncio.to_thread(forking.end) == [0], (directory / "log").read_text()
+        return said.read_text()
 
-async def make():
-    async with XaiVideoClient("xai-key", url, retries=Retries(attempts=1)) as client:
-        engine = Generation(client, LocalStore(Path(root)), PollSchedule(first=0, shortest=0, longest=0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(quota), int(quota)))
-        await engine.start(build_request("A cat", duration=1), "cat")
-        await engine.wait("cat", timeout=30)
-        await engine.save("cat")
-
-try:
-    asyncio.run(make())
-except XaiVideoError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
-"""A process that may write no file larger than its quota."""
-
-
-async def with_quota(server, root, quota):
-    command = [sys.executable, "-c", QUOTA, f"{server.url}/v1", str(root), str(quota)]
-    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-    return ended.stderr.strip().splitlines()[-1] if ended.returncode else ""
+    return run
 
 
 @pytest.mark.slow
-async def test_a_disk_that_fills_up_during_the_download_keeps_the_paid_video_for_the_next_call(tmp_path):
+async def test_a_disk_that_fills_up_during_the_download_keeps_the_paid_video_for_the_next_call(with_quota, tmp_path):
     with ScriptedServer([ACCEPTED]) as server:
         server.extend([done(f"{server.url}/v.mp4"), *[video(mp4(bytes(2**20)))] * 2])
         said = await with_quota(server, tmp_path, 2**16)
@@ -361,7 +347,7 @@ async def test_a_disk_that_fills_up_during_the_download_keeps_the_paid_video_for
 
 
 @pytest.mark.slow
-async def test_a_disk_that_is_full_before_the_claim_sends_nothing(tmp_path):
+async def test_a_disk_that_is_full_before_the_claim_sends_nothing(with_quota, tmp_path):
     with ScriptedServer([]) as server:
         said = await with_quota(server, tmp_path, 100)
     assert "cat.json" in said
@@ -371,7 +357,7 @@ async def test_a_disk_that_is_full_before_the_claim_sends_nothing(tmp_path):
 
 
 @pytest.mark.slow
-async def test_a_disk_that_is_full_after_the_claim_tells_the_request_id(tmp_path):
+async def test_a_disk_that_is_full_after_the_claim_tells_the_request_id(with_quota, tmp_path):
     with ScriptedServer([answer("200 OK", json.dumps({"request_id": "x" * 2000}).encode())]) as server:
         said = await with_quota(server, tmp_path, 2400)
     assert "cat.json" in said
