@@ -1,5 +1,4 @@
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ for name in ("XAI_API_KEY", "XAI_BASE_URL"):
 
 import pytest
 from api_key import API_KEY
+from ports import free_port
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
@@ -70,12 +70,6 @@ def prefect_server():
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with no_heartbeats, prefect_test_harness(server_startup_timeout=120):
         yield
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

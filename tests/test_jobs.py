@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from api_key import API_KEY
-from conftest import free_port
+from ports import free_port
 from prefect import flow, task
 from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL

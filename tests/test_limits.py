@@ -81,7 +81,7 @@ async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai
 
 
 async def test_each_submission_takes_its_turn(limited):
-    await limited(REQUESTS, 1, 0.0001)
+    await limited(REQUESTS, 1, 0.1)
     request = build_request("A cat", duration=1)
     await Permit()(request)
     with pytest.raises(TimeoutError):

@@ -1,7 +1,6 @@
 """A real Prefect server and real workers, in processes of their own."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ports import free_port
+
 
 @contextmanager
 def running_server(home: Path) -> Iterator[str]:
     """A server with all its services, with its database in `home`; gives the URL of its API."""
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = server_environment(home, url) | {
         "PREFECT_SERVER_UI_API_URL": url,
@@ -74,9 +75,3 @@ def _wait_for(url: str, process: subprocess.Popen, patience: float = 200) -> Non
             return
         time.sleep(0.2)
     raise TimeoutError(url)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

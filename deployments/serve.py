@@ -1,0 +1,27 @@
+"""Serve the flows from this process, without a work pool or a worker: `python deployments/serve.py`.
+
+The block `xai-credentials/xai` must be there; `deployments/set_up.py` creates it.
+"""
+
+from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
+from prefect.flows import EntrypointType
+
+from prefect_xai_video import XaiCredentials
+from prefect_xai_video.flows import acollect_video, agenerate_video
+
+
+def main() -> None:
+    """Serve until it is stopped."""
+    options = {
+        "name": "served",
+        "tags": ["xai-video"],
+        "parameters": {"credentials": XaiCredentials.load("xai")},
+        "concurrency_limit": ConcurrencyLimitConfig(limit=10, collision_strategy="ENQUEUE"),
+        "entrypoint_type": EntrypointType.MODULE_PATH,
+    }
+    serve(agenerate_video.to_deployment(**options), acollect_video.to_deployment(**options))
+
+
+if __name__ == "__main__":
+    main()

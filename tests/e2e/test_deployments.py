@@ -1,0 +1,367 @@
+"""The deployments as people get them: set up by the one command, run by a worker, on a real server."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import jsonschema
+import pytest
+import yaml
+from api_key import API_KEY
+from own_flows import publish
+from prefect import get_client
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.schemas.actions import (
+    DeploymentScheduleUpdate,
+    DeploymentUpdate,
+    GlobalConcurrencyLimitUpdate,
+    WorkPoolUpdate,
+)
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import EntrypointType
+from prefect.server.api import collections
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.templating import apply_values
+from server import running_server, running_worker, server_environment
+
+from prefect_xai_video.limits import LIMITS
+
+# The first test of a module starts a server, sets it up and starts a worker.
+pytestmark = pytest.mark.timeout(600)
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+POOL = "xai-video-process"
+GENERATE = "generate-video/process"
+PREFECT_FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+DEPLOYMENTS = {
+    f"{entry['entrypoint'].rpartition('.')[2]}/{entry['name']}": entry for entry in PREFECT_FILE["deployments"]
+}
+IMAGES = {
+    "docker": lambda job: job["image"],
+    "kubernetes": lambda job: job["job_manifest"]["spec"]["template"]["spec"]["containers"][0]["image"],
+    "ecs": lambda job: job["task_definition"]["containerDefinitions"][0]["image"],
+}
+
+
+def worker_template(kind: str) -> dict:
+    """The job template that Prefect's own worker of that kind brings, as a server without internet gives it."""
+    path = Path(collections.__file__).parent / "collections_data" / "views" / "aggregate-worker-metadata.json"
+    workers = [worker for collection in json.loads(path.read_text()).values() for worker in collection.values()]
+    return next(worker for worker in workers if worker["type"] == kind)["default_base_job_configuration"]
+
+
+# Without a server
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_job_variables_fit_the_template_of_the_worker(name):
+    entry = DEPLOYMENTS[name]
+    kind = entry["work_pool"]["name"].removeprefix("xai-video-")
+    template = worker_template(kind)
+    variables = entry["work_pool"]["job_variables"]
+
+    assert variables.keys() <= template["variables"]["properties"].keys()
+    jsonschema.validate(variables, template["variables"])
+
+    job = apply_values(template["job_configuration"], variables)
+    assert job["env"] == variables["env"]
+    if kind in IMAGES:
+        assert IMAGES[kind](job) == f"prefect-xai-video:{version()}"
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_each_deployment_says_what_it_is(name):
+    entry = DEPLOYMENTS[name]
+
+    assert entry["version"] == version()
+    assert entry["description"]
+    assert "xai-video" in entry["tags"]
+    assert entry["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
+    assert not any(schedule["active"] for schedule in entry.get("schedules", []))
+
+
+@pytest.mark.parametrize("name", [name for name in DEPLOYMENTS if not name.endswith("/process")])
+def test_a_container_stores_videos_in_a_bucket(name):
+    assert DEPLOYMENTS[name]["parameters"]["storage"] == {"$ref": {"block_document_slug": "s3-bucket/xai-videos"}}
+
+
+def test_the_image_copies_what_there_is_and_is_not_run_by_root():
+    lines = (ROOT / "deployments" / "Dockerfile").read_text().splitlines()
+    copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+
+    assert {"prefect_xai_video", "flows"} <= set(copied)
+    assert all((ROOT / source).exists() for source in copied)
+    assert int(re.findall(r"^USER (\d+)$", "\n".join(lines), re.MULTILINE)[-1]) > 0
+
+
+def version() -> str:
+    return re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+
+
+# On a server with a worker
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def api(home):
+    """A fresh server, to which this process speaks too."""
+    with running_server(home / "home") as url, temporary_settings({PREFECT_API_URL: url}):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def env(home, api, emulator, s3_url):
+    """What everybody on this server has in the environment; only the set-up has the API key."""
+    env = server_environment(home / "home", api) | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "XAI_BASE_URL": emulator.base_url,
+        "AWS_ENDPOINT_URL": s3_url,
+        "AWS_ACCESS_KEY_ID": "access",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS"):
+        env[f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}"] = "0.3"
+    return env
+
+
+@pytest.fixture(scope="module")
+def set_up(env):
+    """Runs the documented command, and gives what it says."""
+
+    def run(*options: str, **more: str) -> list[str]:
+        command = [sys.executable, ROOT / "deployments" / "set_up.py", *options]
+        result = subprocess.run(command, env=env | more, cwd="/", capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def s3(aws):
+    """A bucket of its own on the S3 server."""
+    client = aws.get_s3_client()
+    client.create_bucket(Bucket="deployed")
+    return client
+
+
+@pytest.fixture(scope="module")
+def notified(api):
+    """A notification block, and what was sent with it."""
+    received = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        Thread(target=receiver.serve_forever, daemon=True).start()
+        CustomWebhookNotificationBlock(
+            name="test",
+            url=f"http://127.0.0.1:{receiver.server_port}",
+            json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        ).save("team")
+        yield received
+        receiver.shutdown()
+
+
+@pytest.fixture(scope="module")
+def first(set_up, s3, notified):
+    """What the command says that sets a fresh server up."""
+    return set_up("--pool", "process", "--bucket", "deployed", "--notify", "custom-webhook/team", XAI_API_KEY=API_KEY)
+
+
+@pytest.fixture(scope="module")
+def again(first, set_up):
+    """What it says the second time, after people have changed things; with a follow-up for stored videos."""
+    with get_client(sync_client=True) as prefect:
+        RunnerDeployment.from_flow(
+            publish, "test", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH
+        ).apply()
+        deployment = prefect.read_deployment_by_name("collect-video/process")
+        changed = DeploymentUpdate(
+            version="0.0.1", tags=["ours"], concurrency_limit=3, parameters={"key": "cats/one"}
+        )
+        prefect.update_deployment(deployment.id, changed)
+        generate = prefect.read_deployment_by_name(GENERATE)
+        prefect.update_deployment_schedule(generate.id, generate.schedules[0].id, active=True)
+        soon = IntervalSchedule(interval=timedelta(days=1), anchor_date=datetime.now(UTC) + timedelta(seconds=15))
+        parameters = {"prompt": "A dog", "duration": 1, "key": "by/schedule"}
+        schedules = [DeploymentScheduleUpdate(slug="soon", schedule=soon, active=True, parameters=parameters)]
+        prefect.update_deployment(generate.id, DeploymentUpdate(schedules=schedules))
+        prefect.update_global_concurrency_limit("xai-video-in-flight", GlobalConcurrencyLimitUpdate(limit=7))
+        prefect.update_work_pool(POOL, WorkPoolUpdate(description="Ours."))
+    said = set_up("--pool", "process", "--follow-up", "publish/test")
+    with get_client(sync_client=True) as prefect:
+        [follow_up] = prefect.read_automations_by_name("xai-video: follow-up")
+        prefect.pause_automation(follow_up.id)
+    return said
+
+
+@pytest.fixture(scope="module")
+def worker(first, api, env, home):
+    """A worker for the pool, without the API key."""
+    with running_worker(home / "home", api, POOL, **env):
+        yield
+
+
+@pytest.fixture(scope="module")
+def own_runs(again, worker, env, home):
+    """Runs of somebody's own flows have ended; the automation for stored videos was switched on meanwhile."""
+    with get_client(sync_client=True) as prefect:
+        [follow_up] = prefect.read_automations_by_name("xai-video: follow-up")
+        prefect.resume_automation(follow_up.id)
+    command = [sys.executable, HERE / "own_flows.py", home / "videos"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    ended_run("publish/test")
+    with get_client(sync_client=True) as prefect:
+        prefect.pause_automation(follow_up.id)
+
+
+def ended_run(name: str, **parameters: str):
+    """The run of a deployment that has these parameters, once it has ended."""
+    with get_client(sync_client=True) as prefect:
+        deployment = prefect.read_deployment_by_name(name)
+        for _ in range(400):
+            for run in prefect.read_flow_runs():
+                meant = run.deployment_id == deployment.id and parameters.items() <= run.parameters.items()
+                if meant and run.state.is_final():
+                    assert run.state.is_completed(), run.state
+                    return run
+            time.sleep(0.3)
+    raise TimeoutError(f"{name} {parameters}")
+
+
+def objects(s3) -> set[str]:
+    return {item["Key"] for item in s3.list_objects_v2(Bucket="deployed").get("Contents", [])}
+
+
+def of_deployments(said: list[str]) -> dict[str, str]:
+    lines = [line.removeprefix("deployment ") for line in said if line.startswith("deployment ")]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def test_one_command_sets_up_a_fresh_server(first):
+    assert [line for line in first if not line.startswith("deployment ")] == [
+        "blocks of prefect_xai_video: registered",
+        "blocks of prefect_aws: registered",
+        "block xai-credentials/xai: created from XAI_API_KEY",
+        "block s3-bucket/xai-videos: created for the bucket deployed",
+        *(f"limit {it.name}: created, {it.limit} slots, {'on' if it.active else 'off'}" for it in LIMITS),
+        f"work pool {POOL}: created",
+        "automation xai-video: notify: created",
+        "",
+        f'Start a worker: PATH="{Path(sys.executable).parent}:$PATH" prefect worker start --pool {POOL}',
+    ]
+    created = of_deployments(first)
+    assert created.keys() >= {GENERATE, "collect-video/process"}
+    assert len(created) == sum(name.endswith("/process") for name in DEPLOYMENTS)
+    assert set(created.values()) == {"created"}
+
+
+def test_setting_up_again_creates_only_what_is_missing(again):
+    assert [line for line in again[2:-2] if not line.startswith("deployment ")] == [
+        "block xai-credentials/xai: there already",
+        "block s3-bucket/xai-videos: there already",
+        *(f"limit {limit.name}: there already" for limit in LIMITS),
+        f"work pool {POOL}: there already",
+        "automation xai-video: follow-up: created",
+    ]
+    updated = of_deployments(again)
+    collected = updated.pop("collect-video/process")
+    assert collected == f"brought up to version {version()}; what is set in the UI stays"
+    assert set(updated.values()) == {"there already"}
+
+
+def test_setting_up_again_keeps_what_people_changed(again):
+    with get_client(sync_client=True) as prefect:
+        collect = prefect.read_deployment_by_name("collect-video/process")
+        generate = prefect.read_deployment_by_name(GENERATE)
+        assert prefect.read_global_concurrency_limit_by_name("xai-video-in-flight").limit == 7
+        assert prefect.read_work_pool(POOL).description == "Ours."
+
+    assert collect.version == version()
+    assert collect.tags == ["ours"]
+    assert collect.parameters == {"key": "cats/one"}
+    assert collect.global_concurrency_limit.limit == 3
+    assert {schedule.slug: schedule.active for schedule in generate.schedules} == {
+        "every-morning": True,
+        "soon": True,
+    }
+
+
+def test_forms_show_the_blocks(first):
+    with get_client(sync_client=True) as prefect:
+        parameters = prefect.read_deployment_by_name(GENERATE).parameters
+
+    assert parameters.keys() == {"credentials", "storage"}
+    assert all(value["$ref"].keys() == {"block_document_id"} for value in parameters.values())
+
+
+def test_run_from_the_command_line_stores_a_video_in_the_bucket(worker, env, s3):
+    command = [sys.executable, "-m", "prefect", "deployment", "run", GENERATE, "--watch"]
+    parameters = ["-p", "prompt=A cat", "-p", "duration=1", "-p", "key=by/command"]
+    result = subprocess.run([*command, *parameters], env=env, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {"by/command.mp4", "by/command.json"} <= objects(s3)
+
+
+def test_run_by_a_schedule_stores_a_video_in_the_bucket(again, worker, s3):
+    run = ended_run(GENERATE, key="by/schedule")
+
+    assert run.auto_scheduled
+    assert "by/schedule.mp4" in objects(s3)
+
+
+def test_other_flow_runs_the_deployment(own_runs, s3):
+    assert "by/flow.mp4" in objects(s3)
+
+
+def test_follow_up_runs_for_a_video_of_the_deployment_and_for_no_other(own_runs):
+    ended_run("publish/test", key="by/flow", uri="s3://deployed/by/flow.mp4")
+
+    with get_client(sync_client=True) as prefect:
+        publish = prefect.read_deployment_by_name("publish/test").id
+        assert [run.parameters["key"] for run in prefect.read_flow_runs() if run.deployment_id == publish] == [
+            "by/flow"
+        ]
+
+
+def test_people_are_told_of_a_moderated_video(own_runs, notified):
+    for _ in range(600):
+        if notified:
+            break
+        time.sleep(0.1)
+
+    assert [message["subject"] for message in notified] == ["xai-video.moderated: by/nobody"]
+    assert "regenerate=True" in notified[0]["body"]
+
+
+def test_the_api_key_is_in_nothing_that_is_stored_or_logged(first, again, own_runs, home):
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert {"prefect.db", "server.log", f"worker-{POOL}.log"} <= {path.name for path in files}
+    assert any(b"every-morning" in path.read_bytes() for path in files)
+    assert [path.name for path in files if API_KEY.encode() in path.read_bytes()] == []
+    assert API_KEY not in "\n".join([*first, *again])
