@@ -54,7 +54,8 @@ async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: Stat
             f"No request id is known. If a receipt {key}.json is in the storage, it says whether anything was sent. "
             f"Retry this run, or run again with that key: what was paid for is not paid for again."
         )
-    flow_run_logger(flow_run, flow).warning("The run is %s. %s", state.name, found)
+    happened = "has crashed" if state.is_crashed() else "was cancelled"
+    flow_run_logger(flow_run, flow).warning("The run %s. %s", happened, found)
 
 
 async def _write(flow_run_id: UUID, labels: dict[str, str]) -> None:

@@ -134,7 +134,7 @@ async def test_a_cancelled_run_is_told_how_to_pick_the_video_up(directory, xai, 
     async with get_client() as client:
         run = await client.read_flow_run(state.state_details.flow_run_id)
     await tell_how_to_go_on(agenerate_video, run, Cancelled())
-    assert f"xAI has request {video.request_id}" in caplog.text
+    assert f"The run was cancelled. xAI has request {video.request_id}" in caplog.text
     assert "run again with the key cat" in caplog.text
 
 

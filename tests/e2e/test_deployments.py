@@ -24,11 +24,13 @@ from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitUpdate,
     WorkPoolUpdate,
 )
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import EntrypointType
 from prefect.server.api import collections
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
 from prefect.utilities.templating import apply_values
 from server import running_server, running_worker, server_environment
 
@@ -253,6 +255,18 @@ def ended_run(name: str, **parameters: str):
     raise TimeoutError(f"{name} {parameters}")
 
 
+def wait_until(there, patience: float = 120) -> None:
+    for _ in range(int(patience / 0.3)):
+        if there():
+            return
+        time.sleep(0.3)
+    raise TimeoutError
+
+
+def state_of(key: str, s3) -> str:
+    return json.loads(s3.get_object(Bucket="deployed", Key=f"{key}.json")["Body"].read())["state"]
+
+
 def objects(s3) -> set[str]:
     return {item["Key"] for item in s3.list_objects_v2(Bucket="deployed").get("Contents", [])}
 
@@ -333,6 +347,24 @@ def test_run_by_a_schedule_stores_a_video_in_the_bucket(again, worker, s3):
 
     assert run.auto_scheduled
     assert "by/schedule.mp4" in objects(s3)
+
+
+def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker, s3):
+    with get_client(sync_client=True) as prefect:
+        parameters = {"prompt": "A cat [fault:never-done]", "duration": 1, "key": "by/nobody-waits"}
+        deployment = prefect.read_deployment_by_name(GENERATE)
+        run = prefect.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        wait_until(lambda: "by/nobody-waits.json" in objects(s3) and state_of("by/nobody-waits", s3) == "submitted")
+        wait_until(lambda: "xai-video.request-id" in prefect.read_flow_run(run.id).labels)
+        prefect.set_flow_run_state(run.id, Cancelling())
+        wait_until(lambda: prefect.read_flow_run(run.id).end_time)
+        run = prefect.read_flow_run(run.id)
+        of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+        said = f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}"
+        wait_until(lambda: any(said in line.message for line in prefect.read_logs(of_the_run)))
+
+    assert run.state.is_cancelled()
+    assert state_of("by/nobody-waits", s3) == "submitted"
 
 
 def test_other_flow_runs_the_deployment(own_runs, s3):
