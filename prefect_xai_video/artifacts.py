@@ -27,7 +27,7 @@ from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.stores import Storage, VideoStore, open_store
 
-STEP = 25
+STEP = 50
 """Percent by which progress must have grown to be worth a request to Prefect."""
 
 MOST_SECONDS = 45

@@ -5,14 +5,17 @@ nothing is limited. `deployments/set_up.py` creates them. They are asked for bef
 to wait, or is turned away, has sent nothing.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from prefect.client.orchestration import get_client
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency, rate_limit
+from httpx import codes
+from prefect.client.orchestration import PrefectClient
+from prefect.client.utilities import get_or_create_client
+from prefect.concurrency.asyncio import concurrency
 from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_xai_video.errors import LimitReached
@@ -20,6 +23,9 @@ from prefect_xai_video.requests import VideoRequest
 
 READ_AGAIN_SECONDS = 10.0
 """How long it is taken for known which limits there are."""
+
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between two questions for a turn."""
 
 UNPRICED_CENTS = 100
 """What counts where the price table can't say: more than the dearest edit (8.7 s at $0.08)."""
@@ -52,9 +58,6 @@ SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=2000 / 
 """US cents: $20 at once, and $20 a day after that. It is created switched off: nobody else knows the budget."""
 
 LIMITS = (REQUESTS, IN_FLIGHT, SPEND)
-
-_LOCKED, _MORE_THAN_THE_LIMIT = 423, 422
-"""HTTP status with which Prefect refuses slots."""
 
 _known: dict[str, float] = {}
 """Until when a limit counts as there, by its name; the empty name stands for having looked."""
@@ -92,22 +95,39 @@ async def in_flight() -> AsyncIterator[None]:
 
 async def _spend(cents: int) -> None:
     """Take cents from the budget; one that is used up does not come back soon, so no run waits for it."""
-    try:
-        async with get_client() as client:
-            await client.increment_concurrency_slots([SPEND.name], cents, mode="rate_limit")
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code not in {_LOCKED, _MORE_THAN_THE_LIMIT}:
-            raise
+    if await _occupy(SPEND, cents) is not None:
         raise LimitReached(
             f"The global limit {SPEND.name} has no room for this video, about {cents} cents. Nothing was sent."
-        ) from None
+        )
 
 
 async def _take_turn() -> None:
+    while (pause := await _occupy(REQUESTS, 1)) is not None:  # noqa: ASYNC110 (the server has no event to wait for)
+        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+
+async def _occupy(limit: Limit, slots: int) -> float | None:
+    """Take slots of a limit that come back by themselves.
+
+    Returns:
+        None, or the seconds after which Prefect would be asked again, where there are not enough now.
+
+    Raises:
+        LimitReached: If there never will be enough: it has fewer slots, or they don't come back.
+    """
     try:
-        await rate_limit(REQUESTS.name)
-    except ConcurrencySlotAcquisitionError as error:
-        raise LimitReached(f"The global limit {REQUESTS.name} can't be kept ({error}). Nothing was sent.") from None
+        async with _client() as client:
+            await client.increment_concurrency_slots([limit.name], slots, mode="rate_limit")
+    except PrefectHTTPStatusError as error:
+        answer = error.response
+        if answer.status_code == codes.LOCKED:
+            return float(answer.headers.get("Retry-After", 1))
+        if answer.status_code == codes.UNPROCESSABLE_ENTITY:
+            raise LimitReached(
+                f"The global limit {limit.name} never has room for {slots} slots at once. Nothing was sent."
+            ) from None
+        raise
+    return None
 
 
 def _cents(request: VideoRequest) -> int:
@@ -118,9 +138,20 @@ def _cents(request: VideoRequest) -> int:
 async def _holds(limit: Limit) -> bool:
     now = time.monotonic()
     if _known.get("", 0) < now:
-        async with get_client() as client:
+        async with _client() as client:
             there = await client.read_global_concurrency_limits(limit=200)
         _known.clear()
         _known.update({found.name: now + READ_AGAIN_SECONDS for found in there if found.active})
         _known[""] = now + READ_AGAIN_SECONDS
     return limit.name in _known
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    """The client of the current run, where there is one: a new one costs a request more."""
+    client, shared = get_or_create_client()
+    if shared:
+        yield client
+        return
+    async with client:
+        yield client

@@ -165,7 +165,7 @@ async def test_a_bad_end_is_the_same_error_from_waiting_fetching_and_triggering(
 
 async def test_an_unknown_outcome_is_not_sent_again_and_can_be_taken_by_its_id(generator, emulator, submissions):
     with pytest.raises(SubmissionUnknown):
-        await generator.atrigger("A cat [fault:start-accepted-cut]", key="cat")
+        await generator.atrigger("A cat of unknown outcome [fault:start-accepted-cut]", key="cat")
     run = await generator.arun_of("cat")
     with pytest.raises(SubmissionUnknown):
         await run.await_for_completion()

@@ -53,7 +53,7 @@ async def test_a_budget_that_is_used_up_refuses_before_anything_is_sent(limited,
 
 async def test_a_video_dearer_than_the_whole_budget_is_refused_at_once(limited, directory, xai, submissions):
     await limited(SPEND, 10, 1)
-    with pytest.raises(LimitReached, match="about 75 cents"):
+    with pytest.raises(LimitReached, match="never has room for 75 slots"):
         await agenerate_video("A cat", duration=15, storage=directory, credentials=xai)
     assert submissions() == 0
 

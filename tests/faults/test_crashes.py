@@ -58,8 +58,8 @@ BLOCK = "crashes"
 PATIENCE_SECONDS = 200
 
 AT_ONCE = 6
-"""How many go on at the same time. Python's collector frees the cursors of requests that killed clients have left, and
-does so in the event loop of Prefect's server: while others wait for a lock on SQLite, that stops it for a minute."""
+"""How many go on at the same time. Python's collector frees the cursors of requests that killed clients have left in
+the event loop of Prefect's server: while others wait for a lock on SQLite, that stops the server for a minute."""
 
 
 def batched(crashes: list["Crash"], size: int) -> list[list["Crash"]]:

@@ -167,7 +167,9 @@ async def what_prefect_keeps() -> dict[str, str]:
         runs = await client.read_flow_runs(limit=200)
         ours = [run for run in runs if PROMPT in str(run.parameters)]
         filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in ours]))
-        task_runs = await client.read_task_runs(flow_run_filter=filter_, limit=200)
+        # The server learns of task runs by events, and takes its time.
+        while not (task_runs := await client.read_task_runs(flow_run_filter=filter_, limit=200)):
+            await asyncio.sleep(1)
         artifacts = await client.read_artifacts(flow_run_filter=filter_, limit=200)
         logs = await client.read_logs(limit=200)
     assert len(ours) > len(EXPECTED)
