@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency, rate_limit
+from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_xai_video.errors import LimitReached
 from prefect_xai_video.requests import VideoRequest
 
 READ_AGAIN_SECONDS = 10.0
 """How long it is taken for known which limits there are."""
-
-SPEND_WAIT_SECONDS = 2.0
-"""A budget that is used up does not come back soon: no run waits for it."""
 
 UNPRICED_CENTS = 100
 """What counts where the price table can't say: more than the dearest edit (8.7 s at $0.08)."""
@@ -55,6 +53,9 @@ SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=2000 / 
 
 LIMITS = (REQUESTS, IN_FLIGHT, SPEND)
 
+_LOCKED, _MORE_THAN_THE_LIMIT = 423, 422
+"""HTTP status with which Prefect refuses slots."""
+
 _known: dict[str, float] = {}
 """Until when a limit counts as there, by its name; the empty name stands for having looked."""
 
@@ -69,13 +70,13 @@ class Permit:
         """Wait for a turn, and take what the video will cost from the budget.
 
         Raises:
-            LimitReached: If the budget has no room for it. Nothing was sent.
+            LimitReached: If the budget has no room for it, or a limit can't be kept. Nothing was sent.
         """
         if not self._paid and await _holds(SPEND):
             await _spend(_cents(request))
         self._paid = True
         if await _holds(REQUESTS):
-            await rate_limit(REQUESTS.name)
+            await _take_turn()
 
 
 @asynccontextmanager
@@ -90,12 +91,23 @@ async def in_flight() -> AsyncIterator[None]:
 
 
 async def _spend(cents: int) -> None:
+    """Take cents from the budget; one that is used up does not come back soon, so no run waits for it."""
     try:
-        await rate_limit(SPEND.name, occupy=cents, timeout_seconds=SPEND_WAIT_SECONDS)
-    except (TimeoutError, ConcurrencySlotAcquisitionError):
+        async with get_client() as client:
+            await client.increment_concurrency_slots([SPEND.name], cents, mode="rate_limit")
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in {_LOCKED, _MORE_THAN_THE_LIMIT}:
+            raise
         raise LimitReached(
             f"The global limit {SPEND.name} has no room for this video, about {cents} cents. Nothing was sent."
         ) from None
+
+
+async def _take_turn() -> None:
+    try:
+        await rate_limit(REQUESTS.name)
+    except ConcurrencySlotAcquisitionError as error:
+        raise LimitReached(f"The global limit {REQUESTS.name} can't be kept ({error}). Nothing was sent.") from None
 
 
 def _cents(request: VideoRequest) -> int:

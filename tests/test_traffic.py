@@ -1,0 +1,61 @@
+"""What one video asks of a Prefect server: few requests, few log lines."""
+
+import asyncio
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.events.related import RESOURCE_CACHE
+from prefect.settings import PREFECT_API_URL
+
+from prefect_xai_video import agenerate_video, limits
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The requests to Prefect's API that this process makes."""
+    seen = []
+
+    def count(transport, name):
+        send = getattr(transport, name)
+
+        def counted(self, request):
+            if str(request.url).startswith(PREFECT_API_URL.value()):
+                seen.append(f"{request.method} {request.url.path}")
+            return send(self, request)
+
+        monkeypatch.setattr(transport, name, counted)
+
+    count(httpx.AsyncHTTPTransport, "handle_async_request")
+    count(httpx.HTTPTransport, "handle_request")
+    return seen
+
+
+@pytest.fixture
+async def limited():
+    """All global limits are there, and switched on."""
+    async with get_client() as client:
+        for limit in limits.LIMITS:
+            await client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(
+                    name=limit.name, limit=limit.limit, slot_decay_per_second=limit.slot_decay_per_second, active=True
+                )
+            )
+        limits._known.clear()
+        yield
+        for limit in limits.LIMITS:
+            await client.delete_global_concurrency_limit_by_name(limit.name)
+        limits._known.clear()
+
+
+@pytest.mark.usefixtures("limited")
+async def test_one_video_takes_at_most_25_requests_and_20_log_lines(emulator, directory, xai, requests, caplog):
+    RESOURCE_CACHE.clear()
+    requests.clear()
+    await agenerate_video("A cat", duration=6, storage=directory, credentials=xai)
+    await asyncio.sleep(3)  # Events and log lines are sent in the background.
+    assert len(requests) <= 25, "\n".join(requests)
+    assert len([record for record in caplog.records if record.name.startswith("prefect.")]) <= 20
