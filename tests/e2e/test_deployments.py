@@ -428,6 +428,7 @@ async def ask_for_video(page, ui, server_url, deployment_id, **values):
     await page.locator("a[href*='/artifacts/']", has_text="xai-video-").click()
     if ui is V2:
         # Between the run and its artifact it shows all that was ever made of the key.
+        await page.wait_for_url("**/artifacts/key/**")
         await page.locator("a[href*='/artifacts/artifact/']").first.click()
     await expect(page.locator("table")).to_be_visible()
 
