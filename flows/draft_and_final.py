@@ -67,7 +67,8 @@ def question(number: int, draft: Video, duration: int) -> str:
     }
     paid = costs["480p"] if draft.cost_usd is None else dollars(draft.cost_usd)
     return (
-        f"**Is draft {number} good enough?** It lies at `{draft.uri}`, and has cost {paid}.\n\n"
+        f"**Is draft {number} good enough?** It has cost {paid}. Its artifact shows it, and it lies at\n\n"
+        f"`{draft.uri}`\n\n"
         f"- *make the final*: about {costs['720p']}. It is rendered anew from the prompt below, at 720p, so it "
         f"will not be the draft frame by frame.\n"
         f"- *make another draft*: about {costs['480p']}, from the prompt below. Then you are asked again.\n"

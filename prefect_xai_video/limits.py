@@ -54,7 +54,7 @@ REQUESTS = Limit("xai-video-requests", limit=1, slot_decay_per_second=1.0)
 IN_FLIGHT = Limit("xai-video-in-flight", limit=4)
 """Videos that xAI renders at the same time: a fifth was seen to wait in its queue for two minutes."""
 
-SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=2000 / 86400, active=False)
+SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=0.0231, active=False)
 """US cents: $20 at once, and $20 a day after that. It is created switched off: nobody else knows the budget."""
 
 LIMITS = (REQUESTS, IN_FLIGHT, SPEND)

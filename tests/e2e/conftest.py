@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import pytest_asyncio
+from forms import UIS
 from playwright.async_api import async_playwright, expect
 from server import running_server
 
@@ -33,6 +34,12 @@ async def page(browser):
     page.set_default_timeout(PATIENCE_MS)
     yield page
     await page.close()
+
+
+@pytest.fixture(params=UIS, ids=lambda ui: ui.name)
+def ui(request):
+    """Each UI of Prefect in turn."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

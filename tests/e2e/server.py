@@ -11,6 +11,10 @@ from pathlib import Path
 
 from ports import free_port
 
+# Python's garbage collector, when it finds a cursor of SQLite in the server's event loop, waits there for the thread
+# that uses the connection; and if that one waits for a lock, nobody is served until it gives up, after 60 seconds.
+WITHOUT_GARBAGE_COLLECTION = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
+
 
 @contextmanager
 def running_server(home: Path) -> Iterator[str]:
@@ -24,7 +28,7 @@ def running_server(home: Path) -> Iterator[str]:
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_LOOP_SECONDS": "2",
     }
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = ["-c", WITHOUT_GARBAGE_COLLECTION, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, env, home / "server.log") as process:
         _wait_for(f"{url}/health", process)
         yield url

@@ -1,5 +1,6 @@
 """The deployments as people get them: set up by the one command, run by a worker, on a real server."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,9 @@ import jsonschema
 import pytest
 import yaml
 from api_key import API_KEY
+from forms import V2, fill_in, open_form, submit
 from own_flows import publish
+from playwright.async_api import expect
 from prefect import get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import (
@@ -139,6 +142,7 @@ def env(home, api, emulator, s3_url):
         "AWS_ACCESS_KEY_ID": "access",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW": "true",
     }
     for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS"):
         env[f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}"] = "0.3"
@@ -401,3 +405,80 @@ def test_the_api_key_is_in_nothing_that_is_stored_or_logged(first, again, own_ru
     assert any(b"every-morning" in path.read_bytes() for path in files)
     assert [path.name for path in files if API_KEY.encode() in path.read_bytes()] == []
     assert API_KEY not in "\n".join([*first, *again])
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def generate(first):
+    """The id of the deployment that makes videos."""
+    with get_client(sync_client=True) as prefect:
+        return prefect.read_deployment_by_name(GENERATE).id
+
+
+async def ask_for_video(page, ui, server_url, deployment_id, **values):
+    """Fill in the form and submit it; wait for the end of the run; open its artifact. All as a person would."""
+    await open_form(page, ui, server_url, deployment_id)
+    await fill_in(page, ui, {title.capitalize(): value for title, value in values.items()})
+    run = await submit(page, ui)
+    await page.goto(f"{server_url}{ui.path}/runs/flow-run/{run}", wait_until="commit")
+    await expect(page.get_by_text(re.compile("^(Completed|Failed)$")).first).to_be_visible()
+    await page.get_by_text("Artifacts", exact=True).click()
+    await page.locator("a[href*='/artifacts/']", has_text="xai-video-").click()
+    if ui is V2:
+        # Between the run and its artifact it shows all that was ever made of the key.
+        await page.wait_for_url("**/artifacts/key/**")
+        await page.locator("a[href*='/artifacts/artifact/']").first.click()
+    await expect(page.locator("table")).to_be_visible()
+
+
+async def rows_of_table(page) -> dict[str, str]:
+    rows = await page.locator("tr").all_inner_texts()
+    pairs = (row.replace("\xa0", " ").split("\t") for row in rows)
+    return {title.strip(): value.strip() for title, value in pairs}
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_artifact_of_a_video_has_its_preview_its_link_and_its_facts(page, ui, api, generate, worker, s3):
+    server_url, key = api.removesuffix("/api"), f"by/{ui.name}"
+    await ask_for_video(page, ui, server_url, generate, prompt="A cat in the sun", duration=2, key=key)
+
+    preview = page.locator("img[src^='data:image/webp;base64,']")
+    await expect(preview).to_be_visible()
+    assert await preview.evaluate("image => image.naturalWidth") > 0
+
+    link = page.get_by_role("link", name="Open the video")
+    video = await page.request.get(await link.get_attribute("href"))
+    assert video.ok
+    assert video.headers["content-type"] == "video/mp4"
+    content = await video.body()
+
+    facts = await rows_of_table(page)
+    assert facts["Prompt"] == "A cat in the sun"
+    assert facts["Duration"] == "2 s"
+    assert facts["Cost"] == "$0.10"
+    assert facts["Key"] == key
+    assert facts["Video"] == f"s3://deployed/{key}.mp4"
+    assert "".join(facts["SHA-256"].split()) == hashlib.sha256(content).hexdigest()
+    receipt = json.loads(s3.get_object(Bucket="deployed", Key=f"{key}.json")["Body"].read())
+    assert facts["Request id"] == receipt["attempts"][-1]["request_id"]
+
+    player = page.locator("video[src]")
+    if ui is V2:
+        await expect(player).to_have_count(0)
+    else:
+        await expect(player).to_have_js_property("readyState", 4)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_artifact_of_a_moderated_video_says_what_happened_what_it_cost_and_what_to_do(
+    page, api, generate, worker
+):
+    asked = {"prompt": "A rude cat [fault:moderated]", "duration": 1, "key": "by/mistake"}
+    await ask_for_video(page, V2, api.removesuffix("/api"), generate, **asked)
+
+    await expect(page.get_by_role("heading", name="Content moderation blocked the video")).to_be_visible()
+    await expect(page.get_by_text("What it cost: $0.05 (as xAI billed it)")).to_be_visible()
+    await expect(page.get_by_text("What to do: run again with this key, another prompt")).to_be_visible()
+    assert (await rows_of_table(page))["Key"] == "by/mistake"

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from forms import UIS, fill_in, open_form, press_submit, refusal, submit
+from forms import fill_in, open_form, press_submit, refusal, submit
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.filesystems import LocalFileSystem
@@ -54,11 +54,6 @@ async def saved(ui_server) -> dict[str, UUID]:
         for name, flow in deployments.items():
             made[name] = await (await flow.ato_deployment(name)).aapply()
     return made
-
-
-@pytest.fixture(params=UIS, ids=lambda ui: ui.name)
-def ui(request):
-    return request.param
 
 
 async def parameters_of(ui_server, flow_run_id):
