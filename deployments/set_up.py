@@ -145,6 +145,7 @@ async def deploy(client: PrefectClient, pool: str) -> list[str]:
         name = f"{flow.name}/{entry['name']}"
         names.append(name)
         if deployment := await found(client.read_deployment_by_name(name)):
+            await name_blocks_by_id(client, name)
             await bring_up_to_date(client, name, deployment, flow, entry)
             continue
         if in_bucket and "storage" in flow.parameters.properties:

@@ -5,6 +5,7 @@ events when a task run ends. What a video is called is only known while its task
 """
 
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 from prefect.assets import Asset
 from prefect.context import AssetContext
@@ -17,9 +18,11 @@ def uses(url: str | None) -> None:
     """Note an input of the current task run as an asset, unless it is inline or a local file."""
     context = AssetContext.get()
     if context is not None and url is not None and url.startswith(("s3://", "https://")):
-        # What follows a question mark may be a signature.
+        parts = urlsplit(url)
+        # Before the host and after the path there may be secrets.
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         with suppress(ValidationError):
-            context.direct_asset_dependencies.add(Asset(key=url.partition("?")[0]))
+            context.direct_asset_dependencies.add(Asset(key=place))
             context.update_tracked_assets()
 
 

@@ -4,6 +4,7 @@ They run in another process than the flow did, without its context and, after a 
 know is written on the run itself, as labels, by `start_video`.
 """
 
+import asyncio
 import logging
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,9 @@ from prefect_xai_video.receipts import Receipt
 LABEL = "xai-video."
 """Prefix of the labels `key`, `receipt` and `request-id`."""
 
+LABEL_SECONDS = 5
+"""How long a run that has just paid may be held up by its labels."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +35,8 @@ async def label_run(key: str, receipt_uri: str, receipt: Receipt | None) -> None
     if receipt is not None and receipt.request_id is not None:
         labels["request-id"] = receipt.request_id
     try:
-        await _write(context.flow_run.id, {LABEL + name: value for name, value in labels.items()})
+        async with asyncio.timeout(LABEL_SECONDS):
+            await _write(context.flow_run.id, {LABEL + name: value for name, value in labels.items()})
     except Exception:
         logger.debug("The labels of the flow run could not be written.", exc_info=True)
 

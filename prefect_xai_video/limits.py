@@ -6,6 +6,7 @@ to wait, or is turned away, has sent nothing.
 """
 
 import asyncio
+import itertools
 import math
 import time
 from collections.abc import AsyncIterator
@@ -26,6 +27,9 @@ READ_AGAIN_SECONDS = 10.0
 
 LONGEST_PAUSE_SECONDS = 10.0
 """Between two questions for a turn."""
+
+PAGE = 200
+"""As many limits as Prefect names at once."""
 
 UNPRICED_CENTS = 100
 """What counts where the price table can't say: more than the dearest edit (8.7 s at $0.08)."""
@@ -138,12 +142,23 @@ def _cents(request: VideoRequest) -> int:
 async def _holds(limit: Limit) -> bool:
     now = time.monotonic()
     if _known.get("", 0) < now:
-        async with _client() as client:
-            there = await client.read_global_concurrency_limits(limit=200)
+        there = await _active_limits()
         _known.clear()
-        _known.update({found.name: now + READ_AGAIN_SECONDS for found in there if found.active})
+        _known.update(dict.fromkeys(there, now + READ_AGAIN_SECONDS))
         _known[""] = now + READ_AGAIN_SECONDS
     return limit.name in _known
+
+
+async def _active_limits() -> list[str]:
+    """The names of all active limits; those of deployments are among them, so there may be many."""
+    names: list[str] = []
+    async with _client() as client:
+        for page in itertools.count():
+            found = await client.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
+            names += [limit.name for limit in found if limit.active]
+            if len(found) < PAGE:
+                break
+    return names
 
 
 @asynccontextmanager

@@ -111,7 +111,9 @@ class Submission:
                     return held
                 if not permitted:
                     await self.permit(self.request)
+                    # That may have taken its time: others may have come, and the claim begins now.
                     permitted = True
+                    continue
                 writing = self.journal.create(receipt) if held is None else self.journal.replace(held, receipt)
                 return await self._write_claim(writing)
             except Overtaken:

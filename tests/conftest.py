@@ -68,8 +68,10 @@ def quick_polls(monkeypatch):
 def prefect_server():
     """A real Prefect server of its own, and runs without heartbeats: a synchronous one ends up to a second sooner."""
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with no_heartbeats, prefect_test_harness(server_startup_timeout=120):
-        yield
+    with pytest.MonkeyPatch.context() as patch, no_heartbeats:
+        patch.setenv("PYTHONPATH", str(Path(__file__).with_name("prefect_server")), prepend=os.pathsep)
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="session")
