@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from prefect import flow
@@ -129,12 +129,14 @@ def check_cost(requests: Mapping[str, VideoRequest], max_cost_usd: float) -> Non
 
 def write(table: Path, rows: list[Row]) -> None:
     """Put the table in the place of the old one in one step, so that nobody ever finds half of it."""
-    with NamedTemporaryFile("w", dir=table.parent, newline="", encoding="utf-8", delete=False) as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    shutil.copymode(table, file.name)
-    Path(file.name).replace(table)
+    with TemporaryDirectory(dir=table.parent) as directory:
+        new = Path(directory) / table.name
+        with new.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        shutil.copymode(table, new)
+        new.replace(table)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ Prefect makes a context for each task run, hands what one task has used on to th
 events when a task run ends. What a video is called is only known while its tasks run, so it is added there.
 """
 
-from contextlib import suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from prefect.assets import Asset
 from prefect.context import AssetContext
-from pydantic import ValidationError
 
 from prefect_xai_video.receipts import Video
+
+logger = logging.getLogger(__name__)
 
 
 def uses(url: str | None) -> None:
@@ -21,16 +24,25 @@ def uses(url: str | None) -> None:
         parts = urlsplit(url)
         # Before the host and after the path there may be secrets.
         place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        with suppress(ValidationError):
+        with _never_failing():
             context.direct_asset_dependencies.add(Asset(key=place))
             context.update_tracked_assets()
 
 
 def makes(video: Video) -> None:
-    """Note the video as an asset that the current task run has made; a URI that Prefect can't take is left out."""
+    """Note the video as an asset that the current task run has made."""
     context = AssetContext.get()
     if context is not None:
-        with suppress(ValidationError):
+        with _never_failing():
             context.downstream_assets.add(Asset(key=video.uri))
             context.add_asset_metadata(video.uri, video.model_dump(mode="json", exclude={"uri", "receipt_uri"}))
             context.update_tracked_assets()
+
+
+@contextmanager
+def _never_failing() -> Iterator[None]:
+    """Leave out what Prefect can't take, such as some URIs: a run that has paid does not fail for that."""
+    try:
+        yield
+    except Exception:
+        logger.debug("An asset could not be noted.", exc_info=True)

@@ -51,7 +51,7 @@ def _ignore(_: object) -> None:
     return None
 
 
-async def _allow(_: VideoRequest) -> None:
+async def _allow(request: VideoRequest, *, repeated: bool) -> None:
     return None
 
 

@@ -1,23 +1,26 @@
 """Prefect's global limits: submissions a second, videos in flight, cents to spend, shared by all workers.
 
-Each holds where it exists and is active on the server, and costs a request to Prefect there; where there is none,
-nothing is limited. `deployments/set_up.py` creates them. They are asked for before a key is claimed, so whoever has
-to wait, or is turned away, has sent nothing.
+Each holds where it exists and is active on the server; where there is none, nothing is limited. Looking which there
+are costs a request to Prefect, and each of them another. `deployments/set_up.py` creates them. They are asked for
+where a submission is due, before its key is claimed, so whoever has to wait, or is turned away, has sent nothing.
+
+What only slows down gives way where Prefect can't be asked; the budget does not.
 """
 
 import asyncio
 import itertools
+import logging
 import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-from httpx import codes
+from httpx import HTTPError, HTTPStatusError, codes
 from prefect.client.orchestration import PrefectClient
 from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import concurrency
-from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_xai_video.errors import LimitReached
 from prefect_xai_video.requests import VideoRequest
@@ -66,6 +69,8 @@ LIMITS = (REQUESTS, IN_FLIGHT, SPEND)
 _known: dict[str, float] = {}
 """Until when a limit counts as there, by its name; the empty name stands for having looked."""
 
+logger = logging.getLogger(__name__)
+
 
 class Permit:
     """Leave to submit one video, asked for before each of its submissions: its cost once, its turn each time."""
@@ -73,13 +78,20 @@ class Permit:
     def __init__(self) -> None:
         self._paid = False
 
-    async def __call__(self, request: VideoRequest) -> None:
-        """Wait for a turn, and take what the video will cost from the budget.
+    async def __call__(self, request: VideoRequest, *, repeated: bool) -> None:
+        """Wait for a place among the videos in flight and for a turn, and take the cost from the budget.
+
+        Args:
+            request: What is to be submitted.
+            repeated: Whether the same run had leave for it before, and was refused by xAI.
 
         Raises:
-            LimitReached: If the budget has no room for it, or a limit can't be kept. Nothing was sent.
+            LimitReached: If the budget has no room for it, or can't be asked. Nothing was sent.
         """
-        if not self._paid and await _holds(SPEND):
+        place = _place.get()
+        if place is not None and await _holds(IN_FLIGHT):
+            await place.take()
+        if not (self._paid or repeated) and await _holds(SPEND):
             await _spend(_cents(request))
         self._paid = True
         if await _holds(REQUESTS):
@@ -88,13 +100,51 @@ class Permit:
 
 @asynccontextmanager
 async def in_flight() -> AsyncIterator[None]:
-    """Hold one of the places for videos that are rendered at the same time, after waiting for it."""
-    if not await _holds(IN_FLIGHT):
+    """Have a submission in this block wait for one of the places for videos in flight, and hold it to the end."""
+    place = _Place()
+    outer = _place.set(place)
+    try:
         yield
-        return
-    # A lost lease must not end a run that has paid.
-    async with concurrency(IN_FLIGHT.name, raise_on_lease_renewal_failure=False):
-        yield
+    finally:
+        _place.reset(outer)
+        await place.leave()
+
+
+class _Place:
+    """One of the places. A task of its own holds it, since it is taken in one run and given back in another."""
+
+    def __init__(self) -> None:
+        self._taken = asyncio.Event()
+        self._left = asyncio.Event()
+        self._holding: asyncio.Task[None] | None = None
+
+    async def take(self) -> None:
+        """Wait for the place, unless it is taken."""
+        if self._holding is None:
+            self._holding = asyncio.create_task(self._hold())
+        await self._taken.wait()
+
+    async def leave(self) -> None:
+        """Give it back, if it is taken, or stop waiting for it."""
+        if self._holding is not None:
+            self._left.set()
+            if not self._taken.is_set():
+                self._holding.cancel()
+            await asyncio.wait({self._holding})
+
+    async def _hold(self) -> None:
+        try:
+            # A lost lease must not end a run that has paid.
+            async with concurrency(IN_FLIGHT.name, raise_on_lease_renewal_failure=False):
+                self._taken.set()
+                await self._left.wait()
+        except Exception as error:
+            logger.warning("The global limit %s can't be kept: %s", IN_FLIGHT.name, error)
+        finally:
+            self._taken.set()
+
+
+_place: ContextVar[_Place | None] = ContextVar("_place", default=None)
 
 
 async def _spend(cents: int) -> None:
@@ -106,8 +156,13 @@ async def _spend(cents: int) -> None:
 
 
 async def _take_turn() -> None:
-    while (pause := await _occupy(REQUESTS, 1)) is not None:  # noqa: ASYNC110 (the server has no event to wait for)
-        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+    try:
+        while (pause := await _occupy(REQUESTS, 1)) is not None:  # noqa: ASYNC110 (the server has no event)
+            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+    except LimitReached as error:
+        if not error.transient:
+            raise
+        logger.warning("Nobody waits for a turn: %s", error.message)
 
 
 async def _occupy(limit: Limit, slots: int) -> float | None:
@@ -117,20 +172,24 @@ async def _occupy(limit: Limit, slots: int) -> float | None:
         None, or the seconds after which Prefect would be asked again, where there are not enough now.
 
     Raises:
-        LimitReached: If there never will be enough: it has fewer slots, or they don't come back.
+        LimitReached: If there never will be enough (it has fewer slots, or they don't come back), or for now, if
+            Prefect can't be asked.
     """
     try:
         async with _client() as client:
             await client.increment_concurrency_slots([limit.name], slots, mode="rate_limit")
-    except PrefectHTTPStatusError as error:
-        answer = error.response
-        if answer.status_code == codes.LOCKED:
-            return float(answer.headers.get("Retry-After", 1))
-        if answer.status_code == codes.UNPROCESSABLE_ENTITY:
-            raise LimitReached(
-                f"The global limit {limit.name} never has room for {slots} slots at once. Nothing was sent."
-            ) from None
-        raise
+    except HTTPStatusError as error:
+        match error.response.status_code:
+            case codes.LOCKED:
+                return float(error.response.headers.get("Retry-After", 1))
+            case codes.UNPROCESSABLE_ENTITY:
+                raise LimitReached(
+                    f"The global limit {limit.name} never has room for {slots} slots at once. Nothing was sent."
+                ) from None
+            case _:
+                raise _unanswered(error) from error
+    except HTTPError as error:
+        raise _unanswered(error) from error
     return None
 
 
@@ -150,15 +209,33 @@ async def _holds(limit: Limit) -> bool:
 
 
 async def _active_limits() -> list[str]:
-    """The names of all active limits; those of deployments are among them, so there may be many."""
+    """The names of all active limits; those of deployments are among them, so there may be many.
+
+    Raises:
+        LimitReached: If Prefect can't be asked. Where it is asked and doesn't tell, no limit is kept.
+    """
     names: list[str] = []
-    async with _client() as client:
-        for page in itertools.count():
-            found = await client.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
-            names += [limit.name for limit in found if limit.active]
-            if len(found) < PAGE:
-                break
+    try:
+        async with _client() as client:
+            for page in itertools.count():
+                found = await client.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
+                names += [limit.name for limit in found if limit.active]
+                if len(found) < PAGE:
+                    break
+    except HTTPError as error:
+        if _status(error) not in {codes.UNAUTHORIZED, codes.FORBIDDEN, codes.NOT_FOUND}:
+            raise _unanswered(error) from error
+        logger.warning("Prefect does not tell its global limits (HTTP %s): none is kept.", _status(error))
     return names
+
+
+def _unanswered(error: HTTPError) -> LimitReached:
+    what = _status(error) or type(error).__name__
+    return LimitReached(f"Prefect can't be asked for its global limits ({what}). Nothing was sent.", transient=True)
+
+
+def _status(error: HTTPError) -> int | None:
+    return error.response.status_code if isinstance(error, HTTPStatusError) else None
 
 
 @asynccontextmanager

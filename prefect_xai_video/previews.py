@@ -8,6 +8,7 @@ goes on.
 import importlib.util
 import io
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ MOST_FRAMES = 60 * PREVIEW_SECONDS
 MOST_MEMORY_BYTES = 2**30
 MOST_SECONDS = 12
 """What a video may ask of the machine: bytes of the file, pixels of a frame, frames decoded, memory, and time."""
+
+NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
+"""What it is told of the environment: no key is among it."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +74,8 @@ def preview(path: Path) -> bytes | None:
             return None
         # -P: the modules beside this file must not hide others of the same name.
         command = [sys.executable, "-P", __file__, str(path.resolve())]
-        done = subprocess.run(command, capture_output=True, timeout=MOST_SECONDS, check=True)  # noqa: S603
+        env = {name: os.environ[name] for name in NEEDED if name in os.environ}
+        done = subprocess.run(command, env=env, capture_output=True, timeout=MOST_SECONDS, check=True)  # noqa: S603
     except (OSError, ValueError, subprocess.SubprocessError):
         logger.debug("There is no preview of %s.", path, exc_info=True)
         return None

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, SubmissionUnknown, XaiVideoError
@@ -22,7 +22,14 @@ from prefect_xai_video.stores import Held, Overtaken
 
 OnUnknown = Literal["raise", "resubmit"]
 Delivery = Literal["download", "direct"]
-Permit = Callable[[VideoRequest], Awaitable[object]]
+
+
+class Permit(Protocol):
+    """Leave to submit a request; it waits, or raises."""
+
+    def __call__(self, request: VideoRequest, *, repeated: bool) -> Awaitable[object]:
+        """Ask for it; `repeated` where the same run had it before, and xAI refused."""
+
 
 POST_SECONDS = CLAIM_SECONDS - 20
 """How long a POST may take in all. Then its outcome is noted as unknown, before others give its claim up."""
@@ -46,7 +53,7 @@ class Submission:
         regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
         on_unknown: `resubmit` sends again what may have been accepted.
         delivery: `direct` has xAI put the video into the store.
-        permit: Asked for leave before each claim of a submission; it waits, or raises.
+        permit: Asked for leave before each claim of a submission.
     """
 
     client: XaiVideoClient
@@ -110,7 +117,7 @@ class Submission:
                 if held is not None and receipt is held.receipt and receipt.state != "sending":
                     return held
                 if not permitted:
-                    await self.permit(self.request)
+                    await self.permit(self.request, repeated=held is not None and self._was_refused(held.receipt))
                     # That may have taken its time: others may have come, and the claim begins now.
                     permitted = True
                     continue
@@ -161,6 +168,11 @@ class Submission:
             attempt.reason == reason and attempt.flow_run_id == self.flow_run_id and attempt.outcome != "refused"
             for attempt in receipt.attempts
         )
+
+    def _was_refused(self, receipt: Receipt) -> bool:
+        """Whether this very flow run has submitted it, and was refused."""
+        own = self.flow_run_id is not None and receipt.attempt.flow_run_id == self.flow_run_id
+        return own and receipt.state == "refused"
 
     async def _write_claim(self, writing: Awaitable[Held]) -> Held:
         """Write a claim. If the run is cancelled meanwhile, take it back: nothing was sent."""

@@ -340,8 +340,8 @@ async def _generation(
     store = open_store(storage, settings.home)
 
     def tell(receipt: Receipt) -> None:
-        _log_change(receipt)
         emit_change(receipt, store.receipt_uri(receipt.key))
+        _log_change(receipt)
 
     async with _client(credentials) as client:
         yield Generation(

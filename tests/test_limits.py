@@ -2,16 +2,19 @@
 
 import asyncio
 import itertools
+import math
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.asyncio import concurrency
 
 from prefect_xai_video import agenerate_video, limits
-from prefect_xai_video.errors import LimitReached
+from prefect_xai_video.errors import InvalidRequest, LimitReached, VideoModerated
 from prefect_xai_video.limits import IN_FLIGHT, REQUESTS, SPEND, Permit
 from prefect_xai_video.requests import build_request
 
@@ -81,9 +84,103 @@ async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai
     assert runs[:3] == ["POST", "GET", "POST"]
 
 
+async def test_a_wrong_request_waits_for_no_place(limited, directory, xai, submissions):
+    await limited(IN_FLIGHT, 1, 0)
+    async with concurrency(IN_FLIGHT.name), asyncio.timeout(20):
+        with pytest.raises(InvalidRequest):
+            await agenerate_video("A cat", video_url="https://example.com/clip.mp4", duration=1, credentials=xai)
+    assert submissions() == 0
+
+
+async def test_a_video_that_is_there_waits_for_no_place(limited, directory, xai):
+    options = {"duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    video = await agenerate_video("A cat", **options)
+    await limited(IN_FLIGHT, 1, 0)
+    async with concurrency(IN_FLIGHT.name), asyncio.timeout(20):
+        assert await agenerate_video("A cat", **options) == video
+
+
+async def test_a_place_is_given_back(limited, directory, xai, submissions):
+    await limited(IN_FLIGHT, 1, 0)
+    options = {"duration": 1, "storage": directory, "credentials": xai}
+    with pytest.raises(VideoModerated):
+        await agenerate_video("A place [fault:moderated]", **options)
+    async with concurrency(IN_FLIGHT.name, timeout_seconds=10):
+        waiting = asyncio.create_task(agenerate_video("A cat", **options))
+        await asyncio.sleep(2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert submissions() == 1
+    await agenerate_video("A cat", **options)
+    assert submissions() == 2
+
+
+async def test_a_submission_that_is_repeated_is_in_the_budget_already(limited):
+    await limited(SPEND, 9, 0.0001)
+    request = build_request("A cat", duration=1)
+    await Permit()(request, repeated=False)
+    await Permit()(request, repeated=True)
+    with pytest.raises(LimitReached):
+        await Permit()(request, repeated=False)
+
+
+@pytest.fixture
+def prefect_answers(monkeypatch):
+    """Has Prefect's API answer questions about global limits with an error."""
+
+    def answer(status):
+        send = httpx.AsyncHTTPTransport.handle_async_request
+
+        async def refused(self, request):
+            if "concurrency_limits" not in request.url.path:
+                return await send(self, request)
+            if status is None:
+                raise httpx.ConnectError("no way there")
+            return httpx.Response(status, request=request, json={})
+
+        monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", refused)
+
+    limits._known.clear()
+    yield answer
+    limits._known.clear()
+
+
+@pytest.mark.parametrize("limit", [REQUESTS, IN_FLIGHT], ids=lambda limit: limit.name)
+@pytest.mark.parametrize("status", [403, 500])
+async def test_what_slows_down_gives_way_where_prefect_can_not_be_asked(
+    limit, status, prefect_answers, directory, xai, caplog
+):
+    limits._known.update({"": math.inf, limit.name: math.inf})
+    prefect_answers(status)
+    await agenerate_video("A cat", duration=1, storage=directory, credentials=xai)
+    assert limit.name in caplog.text or "global limits" in caplog.text
+
+
+@pytest.mark.parametrize("status", [403, 500, None])
+async def test_the_budget_does_not_give_way(status, prefect_answers):
+    limits._known.update({"": math.inf, SPEND.name: math.inf})
+    prefect_answers(status)
+    with pytest.raises(LimitReached, match=r"can't be asked.*Nothing was sent") as caught:
+        await Permit()(build_request("A cat", duration=1), repeated=False)
+    assert caught.value.transient
+
+
+@pytest.mark.parametrize(("status", "kept"), [(403, False), (500, True), (None, True)])
+async def test_a_server_that_does_not_tell_its_limits_has_none(status, kept, prefect_answers, caplog):
+    prefect_answers(status)
+    request = build_request("A cat", duration=1)
+    if kept:
+        with pytest.raises(LimitReached, match="can't be asked"):
+            await Permit()(request, repeated=False)
+    else:
+        await Permit()(request, repeated=False)
+        assert "HTTP 403" in caplog.text
+
+
 async def test_each_submission_takes_its_turn(limited):
     await limited(REQUESTS, 1, 1.0)
     request = build_request("A cat", duration=1)
     began = time.monotonic()
-    await asyncio.gather(*(Permit()(request) for _ in range(3)))
+    await asyncio.gather(*(Permit()(request, repeated=False) for _ in range(3)))
     assert time.monotonic() - began > 1

@@ -9,7 +9,7 @@ from api_key import API_KEY
 from scripted import SILENCE, ScriptedServer, answer
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient, submission
-from prefect_xai_video.errors import StorageError, SubmissionUnknown, VideoTimeout
+from prefect_xai_video.errors import RateLimited, StorageError, SubmissionUnknown, VideoTimeout
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
@@ -130,3 +130,23 @@ async def test_waiting_ends_at_its_deadline_though_no_poll_is_answered(store, en
     assert time.monotonic() - begun < 10
     assert caught.value.request_id == ID
     assert await state(store) == "submitted"
+
+
+async def test_the_permit_knows_what_the_same_run_had_leave_for(engine_for):
+    asked = []
+
+    async def permit(request, *, repeated):
+        asked.append(repeated)
+
+    async def start(flow_run_id):
+        await engine.start(REQUEST, "cat", flow_run_id=flow_run_id)
+
+    refused = answer("429 Too Many Requests", b"{}")
+    with ScriptedServer([*[refused] * 6, ACCEPTED]) as server:
+        engine = engine_for(server, permit=permit)
+        for _ in range(2):
+            with pytest.raises(RateLimited):
+                await start("one")
+        await start("another")
+        await start("another")
+    assert asked == [False, True, True, True, True, True, False]

@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ports import free_port
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 # Python's garbage collector, when it finds a cursor of SQLite in the server's event loop, waits there for the thread
 # that uses the connection; and if that one waits for a lock, nobody is served until it gives up, after 60 seconds.
@@ -42,6 +45,21 @@ def running_worker(home: Path, api_url: str, pool: str, **env: str) -> Iterator[
     command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--prefetch-seconds", "1"]
     with _running(command, env, log):
         yield log
+
+
+@contextmanager
+def used_by_this_process(api_url: str) -> Iterator[None]:
+    """This process, too, speaks to that server."""
+    _send_all()
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 10}):
+        yield
+        _send_all()
+
+
+def _send_all() -> None:
+    """End what sends events and logs in the background: it keeps for ever to the server that it began with."""
+    EventsWorker.drain_all(timeout=30)
+    APILogWorker.drain_all(timeout=30)
 
 
 def server_environment(home: Path, api_url: str) -> dict[str, str]:

@@ -32,10 +32,9 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import EntrypointType
 from prefect.server.api import collections
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 from prefect.utilities.templating import apply_values
-from server import running_server, running_worker, server_environment
+from server import running_server, running_worker, server_environment, used_by_this_process
 
 from prefect_xai_video.limits import LIMITS
 
@@ -127,7 +126,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def api(home):
     """A fresh server, to which this process speaks too."""
-    with running_server(home / "home") as url, temporary_settings({PREFECT_API_URL: url}):
+    with running_server(home / "home") as url, used_by_this_process(url):
         yield url
 
 

@@ -22,8 +22,7 @@ from prefect.events import Event, get_events_client
 from prefect.exceptions import ParameterTypeError, Pause
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow_async
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from server import running_server, server_environment
+from server import running_server, server_environment, used_by_this_process
 
 from prefect_xai_video.errors import InvalidRequest, VideoModerated
 from prefect_xai_video.receipts import check_key
@@ -59,7 +58,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def server(home):
-    with running_server(home) as url, temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 10}):
+    with running_server(home) as url, used_by_this_process(url):
         yield url
 
 
