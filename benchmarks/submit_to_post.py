@@ -1,8 +1,8 @@
 """From "Submit" in the form to the paid POST at a warm process worker: within 1.5 s of what an empty flow needs.
 
-A Prefect server and a process worker run in processes of their own, and the emulator notes when it is called. An
-empty flow, which only calls it, and `generate-video` are deployed on the same work pool and run in turns; the medians
-are compared.
+A Prefect server is set up by `deployments/set_up.py`, with its blocks and limits; a process worker runs what is
+submitted, and the emulator notes when it is called. `generate-video` and an empty flow, which only calls it, run in
+turns; the medians are compared.
 """
 
 import asyncio
@@ -19,12 +19,14 @@ from pathlib import Path
 from overhead import server
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import EntrypointType
 
 from prefect_xai_video.emulator import Emulator
 
-ROUNDS = 7
-POOL = "benchmark"
+HERE = Path(__file__).parent
+ROUNDS = 9
+POOL = "xai-video-process"
 
 
 @flow
@@ -37,8 +39,12 @@ async def empty(url: str) -> None:
 @contextmanager
 def worker():
     """A process worker that looks for work once a second."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    environment = os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
+    environment = os.environ | {
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PYTHONPATH": str(HERE),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -48,18 +54,20 @@ def worker():
 
 
 async def deploy(base_url: str) -> dict[str, str]:
-    """Deploy both flows; gives the name of each deployment."""
-    job = {
-        "command": f"{sys.executable} -m prefect.engine",
-        "env": {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url},
-    }
+    """Set the server up, and deploy the empty flow in the same way; gives the name of each deployment."""
+    command = [sys.executable, HERE.parent / "deployments" / "set_up.py", "--pool", "process"]
+    environment = os.environ | {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url}
+    subprocess.run(command, env=environment, check=True)
     async with get_client() as client:
-        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-    here = await flow.from_source(str(Path(__file__).parent), "submit_to_post.py:empty")
-    video = await flow.from_source(str(Path(__file__).parent), "prefect_xai_video.flows.agenerate_video")
-    for its_flow in (here, video):
-        await its_flow.deploy("measured", work_pool_name=POOL, job_variables=job, build=False, print_next_steps=False)
-    return {"an empty flow": "empty/measured", "generate-video": "generate-video/measured"}
+        job = (await client.read_deployment_by_name("generate-video/process")).job_variables
+    # Not the flow of this script, which is that of a module without a name.
+    from submit_to_post import empty
+
+    deployment = RunnerDeployment.from_flow(
+        empty, "measured", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, job_variables=job
+    )
+    await deployment.aapply()
+    return {"an empty flow": "empty/measured", "generate-video": "generate-video/process"}
 
 
 async def taken(emulator: Emulator, deployment: str, parameters: dict) -> float:

@@ -24,9 +24,9 @@ from api_key import API_KEY
 from ports import free_port
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
+from server import migrate, running_server, used_by_this_process
 
 from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
@@ -65,13 +65,19 @@ def quick_polls(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def prefect_server():
+def database(tmp_path_factory):
+    """The database of a Prefect server that has seen nothing yet."""
+    place = tmp_path_factory.getbasetemp()
+    return migrate(place.parent if "PYTEST_XDIST_WORKER" in os.environ else place)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory, database):
     """A real Prefect server of its own, and runs without heartbeats: a synchronous one ends up to a second sooner."""
+    home = tmp_path_factory.mktemp("prefect")
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with pytest.MonkeyPatch.context() as patch, no_heartbeats:
-        patch.setenv("PYTHONPATH", str(Path(__file__).with_name("prefect_server")), prepend=os.pathsep)
-        with prefect_test_harness(server_startup_timeout=120):
-            yield
+    with running_server(home, database) as url, used_by_this_process(url), no_heartbeats:
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def ui(request):
 
 
 @pytest.fixture(scope="session")
-def ui_server(tmp_path_factory):
+def ui_server(tmp_path_factory, database):
     """URL of a real Prefect server with both UIs and all its services; its API is at `/api`."""
-    with running_server(tmp_path_factory.mktemp("ui")) as api_url:
+    with running_server(tmp_path_factory.mktemp("ui"), database) as api_url:
         yield api_url.removesuffix("/api")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from uuid import UUID
 
 import jsonschema
 import pytest
@@ -25,6 +27,7 @@ from prefect.client.schemas.actions import (
     DeploymentScheduleUpdate,
     DeploymentUpdate,
     GlobalConcurrencyLimitUpdate,
+    WorkPoolCreate,
     WorkPoolUpdate,
 )
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
@@ -124,9 +127,9 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def api(home):
+def api(home, database):
     """A fresh server, to which this process speaks too."""
-    with running_server(home / "home") as url, used_by_this_process(url):
+    with running_server(home / "home", database) as url, used_by_this_process(url):
         yield url
 
 
@@ -374,6 +377,46 @@ def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker
     assert state_of("by/nobody-waits", s3) == "submitted"
 
 
+def test_deployment_from_python_has_the_blocks_and_a_schedule_that_is_off(first, monkeypatch):
+    with get_client(sync_client=True) as prefect:
+        template = worker_template("docker")
+        prefect.create_work_pool(WorkPoolCreate(name="xai-video-docker", type="docker", base_job_template=template))
+        monkeypatch.setattr(sys, "argv", ["deploy.py", "xai-video-docker"])
+        runpy.run_path(str(ROOT / "deployments" / "deploy.py"), run_name="__main__")
+        made = prefect.read_deployment_by_name("generate-video/from-python")
+
+    assert made.entrypoint == "prefect_xai_video.flows.agenerate_video"
+    assert made.job_variables["image"] == f"prefect-xai-video:{version()}"
+    assert made.parameters.keys() == {"credentials", "storage"}
+    assert all(value["$ref"].keys() == {"block_document_id"} for value in made.parameters.values())
+    assert [schedule.active for schedule in made.schedules] == [False]
+
+
+def test_served_flow_makes_a_video(first, env, home):
+    environment = env | {
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(home / "served"),
+    }
+    serving = subprocess.Popen([sys.executable, ROOT / "deployments" / "serve.py"], env=environment)
+    try:
+        with get_client(sync_client=True) as prefect:
+            wait_until(lambda: {"generate-video", "collect-video"} == served(prefect))
+            deployment = prefect.read_deployment_by_name("generate-video/served")
+            parameters = {"prompt": "A cat", "duration": 1, "key": "by/server"}
+            prefect.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        ended_run("generate-video/served", key="by/server")
+    finally:
+        serving.terminate()
+        serving.wait()
+
+    assert (home / "served" / "by" / "server.mp4").is_file()
+
+
+def served(prefect) -> set[str]:
+    made = [deployment for deployment in prefect.read_deployments() if deployment.name == "served"]
+    return {prefect.read_flow(deployment.flow_id).name for deployment in made}
+
+
 def test_other_flow_runs_the_deployment(own_runs, s3):
     assert "by/flow.mp4" in objects(s3)
 
@@ -416,11 +459,15 @@ def generate(first):
         return prefect.read_deployment_by_name(GENERATE).id
 
 
-async def ask_for_video(page, ui, server_url, deployment_id, **values):
-    """Fill in the form and submit it; wait for the end of the run; open its artifact. All as a person would."""
+async def ask_for_video(page, ui, server_url, deployment_id, **values) -> UUID:
+    """Fill in the form and submit it."""
     await open_form(page, ui, server_url, deployment_id)
     await fill_in(page, ui, {title.capitalize(): value for title, value in values.items()})
-    run = await submit(page, ui)
+    return await submit(page, ui)
+
+
+async def open_artifact(page, ui, server_url, run: UUID) -> None:
+    """Wait for the end of a run, and open its artifact, as a person would."""
     await page.goto(f"{server_url}{ui.path}/runs/flow-run/{run}", wait_until="commit")
     await expect(page.get_by_text(re.compile("^(Completed|Failed)$")).first).to_be_visible()
     await page.get_by_text("Artifacts", exact=True).click()
@@ -441,7 +488,8 @@ async def rows_of_table(page) -> dict[str, str]:
 @pytest.mark.asyncio(loop_scope="session")
 async def test_the_artifact_of_a_video_has_its_preview_its_link_and_its_facts(page, ui, api, generate, worker, s3):
     server_url, key = api.removesuffix("/api"), f"by/{ui.name}"
-    await ask_for_video(page, ui, server_url, generate, prompt="A cat in the sun", duration=2, key=key)
+    run = await ask_for_video(page, ui, server_url, generate, prompt="A cat in the sun", duration=2, key=key)
+    await open_artifact(page, ui, server_url, run)
 
     preview = page.locator("img[src^='data:image/webp;base64,']")
     await expect(preview).to_be_visible()
@@ -471,13 +519,12 @@ async def test_the_artifact_of_a_video_has_its_preview_its_link_and_its_facts(pa
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_artifact_of_a_moderated_video_says_what_happened_what_it_cost_and_what_to_do(
-    page, api, generate, worker
-):
-    asked = {"prompt": "A rude cat [fault:moderated]", "duration": 1, "key": "by/mistake"}
-    await ask_for_video(page, V2, api.removesuffix("/api"), generate, **asked)
+async def test_the_artifact_of_a_moderated_video_says_what_happened_what_it_cost_and_what_to_do(page, api, own_runs):
+    async with get_client() as prefect:
+        [run] = [run for run in await prefect.read_flow_runs() if run.parameters.get("key") == "by/nobody"]
+    await open_artifact(page, V2, api.removesuffix("/api"), run.id)
 
     await expect(page.get_by_role("heading", name="Content moderation blocked the video")).to_be_visible()
     await expect(page.get_by_text("What it cost: $0.05 (as xAI billed it)")).to_be_visible()
     await expect(page.get_by_text("What to do: run again with this key, another prompt")).to_be_visible()
-    assert (await rows_of_table(page))["Key"] == "by/mistake"
+    assert (await rows_of_table(page))["Key"] == "by/nobody"

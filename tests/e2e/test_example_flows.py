@@ -57,8 +57,8 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(home):
-    with running_server(home) as url, used_by_this_process(url):
+def server(home, database):
+    with running_server(home, database) as url, used_by_this_process(url):
         yield url
 
 

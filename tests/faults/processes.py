@@ -42,6 +42,10 @@ class Forking:
         self._processes.append(process)
         return process
 
+    def command(self, module: str) -> str:
+        """A command that runs a module, forked as the jobs are, with the environment that it is given."""
+        return f"{sys.executable} -S {HERE / 'forked.py'} {self._address[1]} {module}"
+
     def begin(self, jobs: list[dict]) -> None:
         for job in jobs:
             connection = socket.create_connection(self._address)

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from decimal import Decimal
@@ -195,8 +194,7 @@ class Killing:
         return self.processes.start(name, "-m", "prefect", "worker", "start", "--pool", BLOCK, *options)
 
     def job_variables(self, crash: Crash) -> dict:
-        """With a command of its own, a run needs one process and not one more that looks for its code."""
-        return {"env": self.own_env(crash), "command": f"{sys.executable} -m prefect.engine"}
+        return {"env": self.own_env(crash), "command": self.processes.command("prefect.engine")}
 
     def own_env(self, crash: Crash) -> dict[str, str]:
         return {

@@ -1,6 +1,8 @@
 """A real Prefect server and real workers, in processes of their own."""
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ports import free_port
+from prefect.context import _temporary_global_settings_context, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -19,10 +22,26 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 WITHOUT_GARBAGE_COLLECTION = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
 
 
+def migrate(directory: Path) -> Path:
+    """The empty database of a server: its tables take longer to make than all the rest of a server's start.
+
+    It is made once, by the first of the processes that ask for it at the same time.
+    """
+    database = directory / "migrated" / "prefect.db"
+    with (directory / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            env = os.environ | {"PREFECT_HOME": str(database.parent)}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            subprocess.run(command, env=env, check=True, capture_output=True)
+    return database
+
+
 @contextmanager
-def running_server(home: Path) -> Iterator[str]:
-    """A server with all its services, with its database in `home`; gives the URL of its API."""
+def running_server(home: Path, database: Path) -> Iterator[str]:
+    """A server with all its services, with a copy of that database in `home`; gives the URL of its API."""
     home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(database, home)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = server_environment(home, url) | {
@@ -51,7 +70,9 @@ def running_worker(home: Path, api_url: str, pool: str, **env: str) -> Iterator[
 def used_by_this_process(api_url: str) -> Iterator[None]:
     """This process, too, speaks to that server."""
     _send_all()
-    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 10}):
+    settings = temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 10})
+    # Threads that have no context would start a server of their own.
+    with settings, _temporary_global_settings_context(get_settings_context()):
         yield
         _send_all()
 
