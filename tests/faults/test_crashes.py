@@ -57,7 +57,7 @@ BLOCK = "crashes"
 PATIENCE_SECONDS = 200
 
 AT_ONCE = 6
-"""How many go on at the same time. Python's collector frees the cursors of requests that killed clients have left in
+"""How many run at the same time. Python's collector frees the cursors of requests that killed clients have left in
 the event loop of Prefect's server: while others wait for a lock on SQLite, that stops the server for a minute."""
 
 
@@ -142,6 +142,7 @@ class Killing:
             PREFECT_LOGGING_TO_API_ENABLED="false",
             PREFECT_HOME=str(root / "prefect"),
             PREFECT_WORKER_QUERY_SECONDS="1",
+            PREFECT_CLIENT_MAX_RETRIES="10",
             XAI_API_KEY=API_KEY,
             XAI_BASE_URL=emulator.base_url,
             PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS="0.1",
@@ -154,10 +155,11 @@ class Killing:
         async with get_client() as client:
             await self.create_runs(client, str(block_id))
             first_worker = self.start_worker("first-worker", "--run-once")
-            forked = [crash for crash in CRASHES if not crash.by_worker]
-            self.processes.begin([self.job(crash) for crash in forked])
-            self.kill_all()
-            self.codes = dict(zip(forked, self.processes.end(), strict=True))
+            for crashes in batched([crash for crash in CRASHES if not crash.by_worker], AT_ONCE):
+                self.processes.begin([self.job(crash) for crash in crashes])
+                self.kill(crashes)
+                self.codes |= zip(crashes, self.processes.end(), strict=True)
+            self.kill([crash for crash in CRASHES if crash.by_worker])
             self.left = {crash: await self.left_behind(crash) for crash in CRASHES}
             # A worker notes a crash twice. The second note must not come when the run has gone on.
             first_worker.wait(PATIENCE_SECONDS)
@@ -217,8 +219,9 @@ class Killing:
         argv = ["flow-run", "retry", self.flow_run_ids[crash]]
         return self.job(crash) | {"module": "prefect", "argv": argv}
 
-    def kill_all(self) -> None:
-        waiting = set(CRASHES)
+    def kill(self, crashes: list[Crash]) -> None:
+        """Kill each run once it is at its point."""
+        waiting = set(crashes)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while waiting:
             for crash in sorted(waiting, key=str):
