@@ -19,6 +19,7 @@ from pathlib import Path
 from overhead import server
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import EntrypointType
 
@@ -103,6 +104,7 @@ async def measure(emulator: Emulator) -> None:
 def main() -> None:
     with ExitStack() as stack:
         stack.enter_context(server(stack.enter_context(tempfile.TemporaryDirectory())))
+        refresh_global_settings_context()
         emulator = stack.enter_context(Emulator(render_seconds=1))
         stack.enter_context(worker())
         asyncio.run(measure(emulator))

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 
 from httpx import HTTPError, HTTPStatusError, codes
@@ -111,9 +111,13 @@ async def in_flight() -> AsyncIterator[None]:
 
 
 class _Place:
-    """One of the places. A task of its own holds it, since it is taken in one run and given back in another."""
+    """One of the places. It is taken in a task run and given back by the flow run, so an asyncio task holds it.
+
+    That has the context of the flow run: Prefect gives back what a task run has taken, when that ends.
+    """
 
     def __init__(self) -> None:
+        self._context = copy_context()
         self._taken = asyncio.Event()
         self._left = asyncio.Event()
         self._holding: asyncio.Task[None] | None = None
@@ -121,7 +125,7 @@ class _Place:
     async def take(self) -> None:
         """Wait for the place, unless it is taken."""
         if self._holding is None:
-            self._holding = asyncio.create_task(self._hold())
+            self._holding = asyncio.create_task(self._hold(), context=self._context)
         await self._taken.wait()
 
     async def leave(self) -> None:

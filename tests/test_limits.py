@@ -1,20 +1,18 @@
 """The global limits of a Prefect server hold back what would be sent, and nothing else."""
 
 import asyncio
-import itertools
 import math
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import concurrency
 
 from prefect_xai_video import agenerate_video, limits
-from prefect_xai_video.errors import InvalidRequest, LimitReached, VideoModerated
+from prefect_xai_video.errors import InvalidRequest, LimitReached, VideoModerated, VideoTimeout
 from prefect_xai_video.limits import IN_FLIGHT, REQUESTS, SPEND, Permit
 from prefect_xai_video.requests import build_request
 
@@ -67,21 +65,18 @@ async def test_an_inactive_budget_holds_nothing_back(limited, directory, xai, su
     assert submissions() == 1
 
 
-async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai, emulator):
+async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai, submissions):
     await limited(IN_FLIGHT, 1, 0)
-    before = len(emulator.requests())
-
-    @flow
-    async def two():
-        making = (
-            agenerate_video("A cat", duration=1, key=key, storage=directory, credentials=xai) for key in ("a", "b")
-        )
-        return await asyncio.gather(*making)
-
-    await two()
-    calls = [call["method"] for call in emulator.requests()[before:] if "/videos/" in call["path"]]
-    runs = [method for method, _ in itertools.groupby(calls)]
-    assert runs[:3] == ["POST", "GET", "POST"]
+    options = {"duration": 1, "storage": directory, "credentials": xai}
+    first = asyncio.create_task(agenerate_video("A cat [fault:never-done]", timeout_seconds=6, **options))
+    while submissions() < 1:
+        await asyncio.sleep(0.1)
+    second = asyncio.create_task(agenerate_video("A cat", **options))
+    with pytest.raises(VideoTimeout):
+        await first
+    assert submissions() == 1
+    await second
+    assert submissions() == 2
 
 
 async def test_a_wrong_request_waits_for_no_place(limited, directory, xai, submissions):
