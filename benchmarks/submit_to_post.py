@@ -1,8 +1,9 @@
-"""From "Submit" in the form to the paid POST at a warm process worker: within 1.5 s of what an empty flow needs.
+"""From "Submit" in the form to the paid POST at a warm process worker: wanted within 1.5 s of what an empty flow needs.
 
 A Prefect server is set up by `deployments/set_up.py`, with its blocks and limits; a process worker runs what is
-submitted, and the emulator notes when it is called. `generate-video` and an empty flow, which only calls it, run in
-turns; the medians are compared.
+submitted, and the emulator notes when it is called. `generate-video` and empty flows, which only call it, run in
+turns; the medians are compared. One of the empty flows has a key in a block: for the first block of a process, Prefect
+imports all its integrations that are installed.
 """
 
 import asyncio
@@ -11,13 +12,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.request
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from empty_flows import empty, empty_with_key
 from overhead import server
-from prefect import flow
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
@@ -28,13 +29,6 @@ from prefect_xai_video.emulator import Emulator
 HERE = Path(__file__).parent
 ROUNDS = 9
 POOL = "xai-video-process"
-
-
-@flow
-async def empty(url: str) -> None:
-    """A flow that does nothing but be seen."""
-    with suppress(OSError):
-        urllib.request.urlopen(f"{url}/empty").close()
 
 
 @contextmanager
@@ -54,21 +48,18 @@ def worker():
         process.wait()
 
 
-async def deploy(base_url: str) -> dict[str, str]:
-    """Set the server up, and deploy the empty flow in the same way; gives the name of each deployment."""
+async def deploy(base_url: str) -> None:
+    """Set the server up, and deploy the empty flows in the same way."""
     command = [sys.executable, HERE.parent / "deployments" / "set_up.py", "--pool", "process"]
     environment = os.environ | {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url}
     subprocess.run(command, env=environment, check=True)
     async with get_client() as client:
         job = (await client.read_deployment_by_name("generate-video/process")).job_variables
-    # Not the flow of this script, which is that of a module without a name.
-    from submit_to_post import empty
-
-    deployment = RunnerDeployment.from_flow(
-        empty, "measured", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, job_variables=job
-    )
-    await deployment.aapply()
-    return {"an empty flow": "empty/measured", "generate-video": "generate-video/process"}
+    for its_flow in (empty, empty_with_key):
+        deployment = RunnerDeployment.from_flow(
+            its_flow, "measured", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, job_variables=job
+        )
+        await deployment.aapply()
 
 
 async def taken(emulator: Emulator, deployment: str, parameters: dict) -> float:
@@ -84,21 +75,23 @@ async def taken(emulator: Emulator, deployment: str, parameters: dict) -> float:
 
 
 async def measure(emulator: Emulator) -> None:
-    sides = await deploy(emulator.base_url)
-    parameters = {
-        "an empty flow": {"url": emulator.base_url},
-        "generate-video": {"prompt": "A cat", "duration": 1},
+    await deploy(emulator.base_url)
+    key = {"$ref": {"block_document_id": str(await Secret(value="any").save("any"))}}
+    sides = {
+        "empty/measured": {"url": emulator.base_url},
+        "empty-with-key/measured": {"url": emulator.base_url, "key": key},
+        "generate-video/process": {"prompt": "A cat", "duration": 1},
     }
-    times = {name: [] for name in sides}
+    times = {deployment: [] for deployment in sides}
     for number in range(ROUNDS + 1):
-        for name, deployment in sides.items():
-            seconds = await taken(emulator, deployment, parameters[name])
+        for deployment, parameters in sides.items():
+            seconds = await taken(emulator, deployment, parameters)
             if number:
-                times[name].append(seconds)
-    base = statistics.median(times["an empty flow"])
-    for name, seconds in times.items():
+                times[deployment].append(seconds)
+    base = statistics.median(times["empty/measured"])
+    for deployment, seconds in times.items():
         median = statistics.median(seconds)
-        print(f"{name:15} {median:.2f} s, {median - base:+.2f} s, {median / base:.2f} times an empty flow")
+        print(f"{deployment:23} {median:.2f} s, {median - base:+.2f} s, {median / base:.2f} times an empty flow")
 
 
 def main() -> None:
