@@ -18,7 +18,9 @@ from prefect.states import Completed
 from prefect_aws import AwsCredentials, S3Bucket
 from pydantic import Field
 
-from prefect_xai_video import Video, XaiCredentials, agenerate_video
+from prefect_xai_video import Video, agenerate_video
+from prefect_xai_video.errors import InvalidRequest
+from prefect_xai_video.forms import CredentialsBlock, MayStayEmpty, Prompt, drawn
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -29,18 +31,19 @@ ON_ARRIVAL = DeploymentEventTrigger(
     parameters={"bucket": "{{ event.payload.bucket }}", "object_key": "{{ event.payload.key }}"},
 )
 
-Seconds = Annotated[int, Field(ge=1, le=15)]
+Seconds = Annotated[int, Field(ge=1, le=15), drawn("Duration")]
+Bucket = Annotated[S3Bucket | None, MayStayEmpty(), drawn("Bucket block")]
 
 
 @flow(name="animate-image", flow_run_name="animate {object_key}")
 async def animate_image(
-    bucket: str,
-    object_key: str,
-    prompt: str = "The picture comes to life, with slow and natural movement.",
+    bucket: Annotated[str, drawn("Bucket")],
+    object_key: Annotated[str, drawn("Image in the bucket")],
+    prompt: Prompt = "The picture comes to life, with slow and natural movement.",
     duration: Seconds = 6,
-    resolution: Literal["480p", "720p"] = "480p",
-    aws_credentials: AwsCredentials | None = None,
-    credentials: XaiCredentials | None = None,
+    resolution: Annotated[Literal["480p", "720p"], drawn("Resolution")] = "480p",
+    bucket_block: Bucket = None,
+    credentials: CredentialsBlock = None,
 ) -> Video | State:
     """Animate an image in S3, and put the clip beside it.
 
@@ -50,30 +53,35 @@ async def animate_image(
         prompt: What should happen.
         duration: Seconds, 1-15.
         resolution: Of the clip.
-        aws_credentials: Who may read the image and write the clip. Default: those of the environment.
+        bucket_block: The bucket as a saved block, with its credentials. Default: those of the environment.
         credentials: The xAI API key. Default: XAI_API_KEY of the environment.
     """
     # The clip and its receipt arrive in the bucket, too. They are no images, so nothing begins again.
     if not object_key.lower().endswith(IMAGES):
         return Completed(name="Skipped", message=f"{object_key} is not an image: {', '.join(IMAGES)}.")
-    aws_credentials = aws_credentials or AwsCredentials()
+    # A block goes on to a subflow only if it is saved: of any other, Prefect would store the fields in clear.
+    storage = bucket_block or S3Bucket(bucket_name=bucket, credentials=AwsCredentials())
+    if (storage.bucket_name, storage.bucket_folder) != (bucket, ""):
+        raise InvalidRequest(
+            f"bucket_block: {storage.bucket_name} is not allowed; allowed: {bucket}, without folder."
+        )
     return await agenerate_video(
         prompt,
         image_url=f"s3://{bucket}/{object_key}",
         duration=duration,
         resolution=resolution,
-        key=await asyncio.to_thread(key_beside, bucket, object_key, aws_credentials),
-        storage=S3Bucket(bucket_name=bucket, credentials=aws_credentials),
+        key=await asyncio.to_thread(key_beside, storage, object_key),
+        storage=storage,
         credentials=credentials,
     )
 
 
-def key_beside(bucket: str, object_key: str, aws_credentials: AwsCredentials) -> str:
+def key_beside(storage: S3Bucket, object_key: str) -> str:
     """The key of an image's clip: the image's own name, and a digest of that name and the image's ETag.
 
     An event that comes twice finds the clip of the first one. A changed image has another ETag, and gets a new clip.
     """
-    etag = aws_credentials.get_s3_client().head_object(Bucket=bucket, Key=object_key)["ETag"]
+    etag = storage.credentials.get_s3_client().head_object(Bucket=storage.bucket_name, Key=object_key)["ETag"]
     digest = hashlib.sha256(f"{object_key} {etag}".encode()).hexdigest()[:12]
     readable = re.sub(r"[^A-Za-z0-9_=+@/-]+", "-", str(PurePosixPath(object_key).with_suffix(""))).strip("/")
     return f"{readable}-{digest}"

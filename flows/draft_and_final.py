@@ -15,11 +15,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from prefect_xai_video import Video, XaiCredentials, agenerate_video
+from prefect_xai_video import Video, agenerate_video
 from prefect_xai_video.capabilities import DEFAULT_MODEL, AspectRatio, dollars, estimate_cost
-from prefect_xai_video.stores import Storage
+from prefect_xai_video.forms import CredentialsBlock, Prompt, StorageBlock, drawn
 
-Seconds = Annotated[int, Field(ge=1, le=15)]
+Seconds = Annotated[int, Field(ge=1, le=15), drawn("Duration")]
 
 
 class Review(RunInput):
@@ -31,11 +31,11 @@ class Review(RunInput):
 
 @flow(name="draft-and-final", flow_run_name="draft and final, {duration} s")
 async def draft_and_final(
-    prompt: str,
+    prompt: Prompt,
     duration: Seconds = 6,
-    aspect_ratio: AspectRatio = "16:9",
-    storage: Storage | None = None,
-    credentials: XaiCredentials | None = None,
+    aspect_ratio: Annotated[AspectRatio, drawn("Aspect ratio")] = "16:9",
+    storage: StorageBlock = None,
+    credentials: CredentialsBlock = None,
 ) -> Video | State:
     """Make a draft at 480p, wait for a person's word, and make the final at 720p.
 

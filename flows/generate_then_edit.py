@@ -7,24 +7,24 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.filesystems import LocalFileSystem
 from pydantic import Field
 
-from prefect_xai_video import Video, XaiCredentials, XaiVideoSettings, agenerate_video
+from prefect_xai_video import Video, XaiVideoSettings, agenerate_video
 from prefect_xai_video.capabilities import AspectRatio, dollars
-from prefect_xai_video.stores import Storage
+from prefect_xai_video.forms import CredentialsBlock, Prompt, StorageBlock, drawn
 
-Seconds = Annotated[int, Field(ge=1, le=8)]
+Seconds = Annotated[int, Field(ge=1, le=8), drawn("Duration")]
 """An edit takes at most 8.7 s of video, so what is going to be edited must not be longer."""
 
 
 @flow(name="generate-then-edit", flow_run_name="generate and edit {name}")
 async def generate_then_edit(
-    prompt: str,
-    edit_prompt: str,
-    name: str,
+    prompt: Prompt,
+    edit_prompt: Annotated[str, drawn("Prompt of the edit")],
+    name: Annotated[str, drawn("Name of both")],
     duration: Seconds = 6,
-    aspect_ratio: AspectRatio = "16:9",
-    resolution: Literal["480p", "720p"] = "480p",
-    storage: Storage | None = None,
-    credentials: XaiCredentials | None = None,
+    aspect_ratio: Annotated[AspectRatio, drawn("Aspect ratio")] = "16:9",
+    resolution: Annotated[Literal["480p", "720p"], drawn("Resolution")] = "480p",
+    storage: StorageBlock = None,
+    credentials: CredentialsBlock = None,
 ) -> list[Video]:
     """Make a video, have it edited, and publish both in one index.
 

@@ -23,25 +23,25 @@ from pydantic import Field
 from prefect_xai_video import XaiCredentials, agenerate_video
 from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
+from prefect_xai_video.forms import CredentialsBlock, StorageBlock, drawn
 from prefect_xai_video.receipts import check_key
 from prefect_xai_video.requests import VideoRequest, build_request, check_limits
-from prefect_xai_video.stores import Storage
 
 OPTIONS = ("image_url", "duration", "aspect_ratio", "resolution", "model")
 RESULTS = ("key", "state", "cost_usd", "uri", "error")
 
 Row = dict[str, str]
-Dollars = Annotated[float, Field(gt=0)]
-AtATime = Annotated[int, Field(ge=1, le=20)]
+Dollars = Annotated[float, Field(gt=0), drawn("Most that all may cost, in USD")]
+AtATime = Annotated[int, Field(ge=1, le=20), drawn("Videos at a time")]
 
 
 @flow(name="videos-from-table", flow_run_name="videos from {table}")
 async def videos_from_table(
-    table: str,
+    table: Annotated[str, drawn("Table")],
     max_cost_usd: Dollars = 5.0,
     at_a_time: AtATime = 4,
-    storage: Storage | None = None,
-    credentials: XaiCredentials | None = None,
+    storage: StorageBlock = None,
+    credentials: CredentialsBlock = None,
 ) -> State:
     """Make a video of each row of a table, and write key, state, cost and URI beside it.
 

@@ -31,7 +31,10 @@ STEP = 50
 """Percent by which progress must have grown to be worth a request to Prefect."""
 
 MOST_SECONDS = 45
-"""What an artifact may delay a run, at most."""
+"""What an artifact of a video or a failure may delay a run, at most."""
+
+PROGRESS_SECONDS = 5
+"""What showing the progress may delay a run, at most: then it is not shown any more."""
 
 SHORT_PROMPT = 300
 """Characters of a prompt in a table; a longer one is shown whole on demand."""
@@ -43,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def _decoration(what: str) -> AsyncIterator[None]:
+async def _decoration(what: str, seconds: float = MOST_SECONDS) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(MOST_SECONDS):
+        async with asyncio.timeout(seconds):
             yield
     except Exception:
         logger.debug("The artifact of %s could not be written.", what, exc_info=True)
@@ -62,14 +65,17 @@ class ProgressArtifact:
         self._description = description
         self._id: UUID | None = None
         self._shown = 0
+        self._failed = False
 
     async def show(self, status: VideoStatus) -> None:
         """Show one answer of xAI, if it is news."""
         progress = 100 if status.state == "done" else status.progress
-        if progress is None or (self._id is not None and not self._is_news(progress)):
+        if self._failed or progress is None or (self._id is not None and not self._is_news(progress)):
             return
-        async with _decoration("progress"):
+        self._failed = True
+        async with _decoration("progress", PROGRESS_SECONDS):
             await self._write(progress)
+            self._failed = False
         self._shown = progress
 
     def _is_news(self, progress: int) -> bool:
@@ -327,6 +333,10 @@ _TELLINGS: dict[type[XaiVideoError], _Telling] = {
         "There is no xAI API key", "choose a credentials block, or set `XAI_API_KEY`, and run again."
     ),
     errors.KeyConflict: _Telling("The key belongs to another request", "use another key."),
+    errors.LimitReached: _Telling(
+        "A global limit of Prefect's has no room",
+        f"wait until the limit has room, or raise it under *Concurrency*, then {_AGAIN}",
+    ),
     errors.StorageError: _Telling("The storage can't be used", f"mend what is named above, then {_AGAIN}"),
     errors.AuthenticationFailed: _Telling("xAI does not take the API key", f"mend the API key, then {_AGAIN}"),
     errors.AccessDenied: _Telling("xAI gives no access", f"look at credits and access at xAI, then {_AGAIN}"),

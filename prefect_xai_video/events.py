@@ -32,10 +32,16 @@ def emit_change(receipt: Receipt, receipt_uri: str) -> None:
         receipt_uri: Where it lies.
     """
     event = EVENT_OF.get(receipt.state)
-    if event is not None:
+    if event is not None and not _is_put_back(receipt):
         place = receipt_uri.removesuffix(".json")
         resource = {"prefect.resource.id": f"xai-video.{place}", "prefect.resource.name": receipt.key}
         emit_event(event, resource, payload=payload_of(receipt, receipt_uri))
+
+
+def _is_put_back(receipt: Receipt) -> bool:
+    """Whether a refusal has put the receipt back to what had been told before."""
+    told = receipt.attempt.outcome_at
+    return any(attempt.outcome == "refused" and attempt.outcome_at > told for attempt in receipt.attempts)
 
 
 def payload_of(receipt: Receipt, receipt_uri: str) -> dict[str, JsonValue]:

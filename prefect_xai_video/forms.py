@@ -5,9 +5,8 @@ errors name the field, the value and what is allowed. So a run skips the validat
 server does hold what comes from a form or its API against what is drawn, before there is a run.
 """
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from prefect.blocks.core import Block
 from pydantic import Field, GetJsonSchemaHandler, SkipValidation
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -26,7 +25,7 @@ class _WithoutDefault(dict[str, Any]):
             super().__setitem__(name, value)
 
 
-class _MayStayEmpty:
+class MayStayEmpty:
     """Draws one input for `value | None`, instead of a tab for each.
 
     A form sends the defaults that it knows, and `null` is none of the choices of a drop-down. So the default `None`
@@ -34,34 +33,16 @@ class _MayStayEmpty:
     """
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        (option,) = (option for option in handler(core)["anyOf"] if option != {"type": "null"})
-        return _WithoutDefault(option)
-
-
-class _Picker:
-    """Draws the picker of a block that may stay empty, with a tab for each kind.
-
-    That takes no more than the names of the kinds. Their fields, which pydantic would add, cost each run a third of a
-    second at its start.
-    """
-
-    def __init__(self, *kinds: type[Block]) -> None:
-        self._kinds = kinds
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        options: list[JsonSchemaValue] = [
-            {"type": "object", "title": kind.__name__, "block_type_slug": kind.get_block_type_slug()}
-            for kind in self._kinds
-        ]
+        options = [option for option in handler(core)["anyOf"] if option != {"type": "null"}]
         return _WithoutDefault(options[0] if len(options) == 1 else {"anyOf": options})
 
 
-def _drawn(title: str, **schema: Any) -> Any:
+def drawn(title: str, **schema: Any) -> Any:
     """Give an input a title that people read, and what else belongs to its schema."""
     return Field(json_schema_extra={"title": title, **schema})
 
 
-_EMPTY = _MayStayEmpty()
+_EMPTY = MayStayEmpty()
 # The classic UI loses bounds that do not stand in an `allOf`.
 _DURATION = [{"minimum": 1, "maximum": 15}]
 _SECONDS = [{"exclusiveMinimum": 0}]
@@ -72,21 +53,21 @@ _MODELS = [
     {"type": "string", "title": "Known models", "enum": [entry.model for entry in MODELS]},
 ]
 
-Prompt = Annotated[str, SkipValidation, _drawn("Prompt")]
-ImageUrl = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Image URL")]
-VideoUrl = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Video URL")]
-Duration = Annotated[int | None, SkipValidation, _EMPTY, _drawn("Duration", allOf=_DURATION)]
-AspectRatio = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Aspect ratio", enum=list(ASPECT_RATIOS))]
-Resolution = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Resolution", enum=list(RESOLUTIONS))]
-Model = Annotated[str, SkipValidation, _drawn("Model", anyOf=_MODELS)]
-StorageBlock = Annotated[Storage | None, _Picker(*get_args(Storage)), _drawn("Storage")]
-Key = Annotated[str | None, SkipValidation, _EMPTY, _drawn("Key")]
-CredentialsBlock = Annotated[XaiCredentials | None, _Picker(XaiCredentials), _drawn("Credentials")]
-DeliveryWay = Annotated[Delivery, SkipValidation, _drawn("Delivery")]
-TimeoutSeconds = Annotated[float | None, SkipValidation, _EMPTY, _drawn("Timeout in seconds", allOf=_SECONDS)]
-Regenerate = Annotated[bool, SkipValidation, _drawn("Regenerate")]
-UnknownOutcome = Annotated[OnUnknown, SkipValidation, _drawn("On unknown outcome")]
-User = Annotated[str | None, SkipValidation, _EMPTY, _drawn("User")]
+Prompt = Annotated[str, SkipValidation, drawn("Prompt")]
+ImageUrl = Annotated[str | None, SkipValidation, _EMPTY, drawn("Image URL")]
+VideoUrl = Annotated[str | None, SkipValidation, _EMPTY, drawn("Video URL")]
+Duration = Annotated[int | None, SkipValidation, _EMPTY, drawn("Duration", allOf=_DURATION)]
+AspectRatio = Annotated[str | None, SkipValidation, _EMPTY, drawn("Aspect ratio", enum=list(ASPECT_RATIOS))]
+Resolution = Annotated[str | None, SkipValidation, _EMPTY, drawn("Resolution", enum=list(RESOLUTIONS))]
+Model = Annotated[str, SkipValidation, drawn("Model", anyOf=_MODELS)]
+StorageBlock = Annotated[Storage | None, _EMPTY, drawn("Storage")]
+Key = Annotated[str | None, SkipValidation, _EMPTY, drawn("Key")]
+CredentialsBlock = Annotated[XaiCredentials | None, _EMPTY, drawn("Credentials")]
+DeliveryWay = Annotated[Delivery, SkipValidation, drawn("Delivery")]
+TimeoutSeconds = Annotated[float | None, SkipValidation, _EMPTY, drawn("Timeout in seconds", allOf=_SECONDS)]
+Regenerate = Annotated[bool, SkipValidation, drawn("Regenerate")]
+UnknownOutcome = Annotated[OnUnknown, SkipValidation, drawn("On unknown outcome")]
+User = Annotated[str | None, SkipValidation, _EMPTY, drawn("User")]
 
-RequestId = Annotated[str, SkipValidation, _drawn("Request id")]
-GivenKey = Annotated[str, SkipValidation, _drawn("Key")]
+RequestId = Annotated[str, SkipValidation, drawn("Request id")]
+GivenKey = Annotated[str, SkipValidation, drawn("Key")]

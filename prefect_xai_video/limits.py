@@ -12,15 +12,19 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass
+from uuid import UUID
 
-from httpx import HTTPError, HTTPStatusError, codes
-from prefect.client.orchestration import PrefectClient
+from httpx import HTTPError, HTTPStatusError, Response, codes
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.utilities import get_or_create_client
-from prefect.concurrency.asyncio import concurrency
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+from prefect.logging.loggers import LoggingAdapter
+from prefect.settings import get_current_settings
 
 from prefect_xai_video.errors import LimitReached
 from prefect_xai_video.requests import VideoRequest
@@ -30,6 +34,12 @@ READ_AGAIN_SECONDS = 10.0
 
 LONGEST_PAUSE_SECONDS = 10.0
 """Between two questions for a turn."""
+
+LEASE_SECONDS = 300
+"""How long a place is held by a process that has died."""
+
+LEAVE_SECONDS = 5
+"""How long a run that has paid may be held up when it gives its place back."""
 
 PAGE = 200
 """As many limits as Prefect names at once."""
@@ -66,8 +76,7 @@ SPEND = Limit("xai-video-spend-cents", limit=2000, slot_decay_per_second=0.0231,
 
 LIMITS = (REQUESTS, IN_FLIGHT, SPEND)
 
-_known: dict[str, float] = {}
-"""Until when a limit counts as there, by its name; the empty name stands for having looked."""
+Ask = Callable[[PrefectClient], Awaitable[Response]]
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +95,7 @@ class Permit:
             repeated: Whether the same run had leave for it before, and was refused by xAI.
 
         Raises:
-            LimitReached: If the budget has no room for it, or can't be asked. Nothing was sent.
+            LimitReached: If a limit has no room for it, now or ever, or the budget can't be asked. Nothing was sent.
         """
         place = _place.get()
         if place is not None and await _holds(IN_FLIGHT):
@@ -95,7 +104,9 @@ class Permit:
             await _spend(_cents(request))
         self._paid = True
         if await _holds(REQUESTS):
-            await _take_turn()
+            await _wait_for(
+                REQUESTS, lambda prefect: prefect.increment_concurrency_slots([REQUESTS.name], 1, "rate_limit")
+            )
 
 
 @asynccontextmanager
@@ -111,77 +122,91 @@ async def in_flight() -> AsyncIterator[None]:
 
 
 class _Place:
-    """One of the places. It is taken in a task run and given back by the flow run, so an asyncio task holds it.
-
-    That has the context of the flow run: Prefect gives back what a task run has taken, when that ends.
-    """
+    """One of the places. A lease holds it, which ends by itself some time after this process does."""
 
     def __init__(self) -> None:
-        self._context = copy_context()
-        self._taken = asyncio.Event()
-        self._left = asyncio.Event()
-        self._holding: asyncio.Task[None] | None = None
+        self._lease: UUID | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def take(self) -> None:
-        """Wait for the place, unless it is taken."""
-        if self._holding is None:
-            self._holding = asyncio.create_task(self._hold(), context=self._context)
-        await self._taken.wait()
+        """Wait for the place, unless it is taken; where Prefect can't be asked, go on without."""
+        if self._lease is None:
+            answer = await _wait_for(IN_FLIGHT, self._ask)
+            if answer is not None:
+                self._lease = UUID(answer.json()["lease_id"])
+                self._renewing = asyncio.create_task(_renew(self._lease))
 
     async def leave(self) -> None:
-        """Give it back, if it is taken, or stop waiting for it."""
-        if self._holding is not None:
-            self._left.set()
-            if not self._taken.is_set():
-                self._holding.cancel()
-            await asyncio.wait({self._holding})
-
-    async def _hold(self) -> None:
+        """Give it back, if it is taken."""
+        if self._lease is None or self._renewing is None:
+            return
+        self._renewing.cancel()
         try:
-            # A lost lease must not end a run that has paid.
-            async with concurrency(IN_FLIGHT.name, raise_on_lease_renewal_failure=False):
-                self._taken.set()
-                await self._left.wait()
-        except Exception as error:
-            logger.warning("The global limit %s can't be kept: %s", IN_FLIGHT.name, error)
-        finally:
-            self._taken.set()
+            async with asyncio.timeout(LEAVE_SECONDS), _client() as prefect:
+                await prefect.release_concurrency_slots_with_lease(self._lease)
+        except Exception:
+            logger.debug("A place could not be given back: its lease will end.", exc_info=True)
+
+    @staticmethod
+    def _ask(prefect: PrefectClient) -> Awaitable[Response]:
+        return prefect.increment_concurrency_slots_with_lease([IN_FLIGHT.name], 1, "concurrency", LEASE_SECONDS)
 
 
 _place: ContextVar[_Place | None] = ContextVar("_place", default=None)
 
 
+async def _renew(lease: UUID) -> None:
+    """Keep a lease. One that is lost must not end a run that has paid: then there is one video more in flight."""
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 2)
+        try:
+            async with get_client() as prefect:
+                await prefect.renew_concurrency_lease(lease, LEASE_SECONDS)
+        except Exception:
+            logger.debug("The lease of a place could not be renewed.", exc_info=True)
+
+
 async def _spend(cents: int) -> None:
     """Take cents from the budget; one that is used up does not come back soon, so no run waits for it."""
-    if await _occupy(SPEND, cents) is not None:
+    answer = await _ask(
+        SPEND, lambda prefect: prefect.increment_concurrency_slots([SPEND.name], cents, "rate_limit"), cents
+    )
+    if isinstance(answer, float):
         raise LimitReached(
             f"The global limit {SPEND.name} has no room for this video, about {cents} cents. Nothing was sent."
         )
 
 
-async def _take_turn() -> None:
+async def _wait_for(limit: Limit, ask: Ask) -> Response | None:
+    """Ask for one slot until there is one; where Prefect can't be asked, go on without."""
+    told = False
     try:
-        while (pause := await _occupy(REQUESTS, 1)) is not None:  # noqa: ASYNC110 (the server has no event)
-            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+        while isinstance(answer := await _ask(limit, ask), float):
+            if not told:
+                _log().info("Waiting for the global limit %s", limit.name)
+                told = True
+            await asyncio.sleep(min(answer, LONGEST_PAUSE_SECONDS))
     except LimitReached as error:
         if not error.transient:
             raise
-        logger.warning("Nobody waits for a turn: %s", error.message)
+        _log().warning("Going on without the global limit %s: %s", limit.name, error.message)
+        return None
+    return answer
 
 
-async def _occupy(limit: Limit, slots: int) -> float | None:
-    """Take slots of a limit that come back by themselves.
+async def _ask(limit: Limit, ask: Ask, slots: int = 1) -> Response | float:
+    """Ask Prefect for slots of a limit.
 
     Returns:
-        None, or the seconds after which Prefect would be asked again, where there are not enough now.
+        Its answer; or the seconds after which it would be asked again, where there are not enough now.
 
     Raises:
-        LimitReached: If there never will be enough (it has fewer slots, or they don't come back), or for now, if
+        LimitReached: If there never will be enough: it has fewer slots, or they don't come back. Transient, if
             Prefect can't be asked.
     """
     try:
-        async with _client() as client:
-            await client.increment_concurrency_slots([limit.name], slots, mode="rate_limit")
+        async with _client() as prefect:
+            return await ask(prefect)
     except HTTPStatusError as error:
         match error.response.status_code:
             case codes.LOCKED:
@@ -194,7 +219,6 @@ async def _occupy(limit: Limit, slots: int) -> float | None:
                 raise _unanswered(error) from error
     except HTTPError as error:
         raise _unanswered(error) from error
-    return None
 
 
 def _cents(request: VideoRequest) -> int:
@@ -202,35 +226,43 @@ def _cents(request: VideoRequest) -> int:
     return UNPRICED_CENTS if cost is None else max(1, math.ceil(cost * 100))
 
 
+_known: dict[str | None, tuple[float, frozenset[str]]] = {}
+"""The active limits of a server, by its URL, and until when they count as known."""
+
+
 async def _holds(limit: Limit) -> bool:
-    now = time.monotonic()
-    if _known.get("", 0) < now:
-        there = await _active_limits()
-        _known.clear()
-        _known.update(dict.fromkeys(there, now + READ_AGAIN_SECONDS))
-        _known[""] = now + READ_AGAIN_SECONDS
-    return limit.name in _known
+    server = get_current_settings().api.url
+    until, names = _known.get(server, (0.0, frozenset()))
+    if time.monotonic() >= until:
+        try:
+            names = await _active_limits()
+        except LimitReached as error:
+            if server not in _known:
+                raise
+            _log().warning("Taking the global limits for what they were: %s", error.message)
+        _known[server] = (time.monotonic() + READ_AGAIN_SECONDS, names)
+    return limit.name in names
 
 
-async def _active_limits() -> list[str]:
+async def _active_limits() -> frozenset[str]:
     """The names of all active limits; those of deployments are among them, so there may be many.
 
     Raises:
         LimitReached: If Prefect can't be asked. Where it is asked and doesn't tell, no limit is kept.
     """
-    names: list[str] = []
+    names: set[str] = set()
     try:
-        async with _client() as client:
+        async with _client() as prefect:
             for page in itertools.count():
-                found = await client.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
-                names += [limit.name for limit in found if limit.active]
+                found = await prefect.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
+                names.update(limit.name for limit in found if limit.active)
                 if len(found) < PAGE:
                     break
     except HTTPError as error:
         if _status(error) not in {codes.UNAUTHORIZED, codes.FORBIDDEN, codes.NOT_FOUND}:
             raise _unanswered(error) from error
-        logger.warning("Prefect does not tell its global limits (HTTP %s): none is kept.", _status(error))
-    return names
+        _log().warning("Prefect does not tell its global limits (HTTP %s): none is kept", _status(error))
+    return frozenset(names)
 
 
 def _unanswered(error: HTTPError) -> LimitReached:
@@ -240,6 +272,14 @@ def _unanswered(error: HTTPError) -> LimitReached:
 
 def _status(error: HTTPError) -> int | None:
     return error.response.status_code if isinstance(error, HTTPStatusError) else None
+
+
+def _log() -> logging.Logger | LoggingAdapter:
+    """The log of the current run, which people see in the UI."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logger
 
 
 @asynccontextmanager

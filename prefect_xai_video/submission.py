@@ -170,9 +170,13 @@ class Submission:
         )
 
     def _was_refused(self, receipt: Receipt) -> bool:
-        """Whether this very flow run has submitted it, and was refused."""
-        own = self.flow_run_id is not None and receipt.attempt.flow_run_id == self.flow_run_id
-        return own and receipt.state == "refused"
+        """Whether this very flow run has submitted it since the attempt that stands, and was refused."""
+        return self.flow_run_id is not None and any(
+            attempt.outcome == "refused"
+            and attempt.flow_run_id == self.flow_run_id
+            and attempt.started_at >= receipt.attempt.started_at
+            for attempt in receipt.attempts
+        )
 
     async def _write_claim(self, writing: Awaitable[Held]) -> Held:
         """Write a claim. If the run is cancelled meanwhile, take it back: nothing was sent."""

@@ -9,8 +9,15 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Cancelled
 
-from prefect_xai_video import agenerate_video, asave_video, astart_video, await_for_video, generate_video
-from prefect_xai_video.errors import SubmissionUnknown, VideoFailed, VideoModerated
+from prefect_xai_video import (
+    XaiCredentials,
+    agenerate_video,
+    asave_video,
+    astart_video,
+    await_for_video,
+    generate_video,
+)
+from prefect_xai_video.errors import AuthenticationFailed, SubmissionUnknown, VideoFailed, VideoModerated
 from prefect_xai_video.hooks import tell_how_to_go_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -83,6 +90,17 @@ def test_a_bad_end_is_told_with_what_can_be_done(fault, error, event, directory,
     assert told.payload["message"]
     assert "cat" in told.resource.id
     assert told.payload["next_step"]
+
+
+def test_a_refused_repetition_tells_nothing_again(directory, xai, emitted):
+    options = {"duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    with pytest.raises(VideoModerated):
+        generate_video("An event [fault:moderated]", **options)
+    told = [event.event for event in emitted("xai-video.")]
+    with pytest.raises(AuthenticationFailed):
+        refused = XaiCredentials(api_key="wrong", base_url=xai.base_url)
+        generate_video("An event", **options | {"credentials": refused, "regenerate": True})
+    assert [event.event for event in emitted("xai-video.")] == told
 
 
 def test_the_same_key_again_tells_nothing_new(directory, xai, emitted):

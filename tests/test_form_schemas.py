@@ -1,14 +1,23 @@
 """What Prefect makes of the flows' parameters: the schemas that both UIs draw, and that the server enforces."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from prefect_xai_video import acollect_video, agenerate_video, collect_video, generate_video
 
-FLOWS = pytest.mark.parametrize(
-    "flow", [agenerate_video, acollect_video, generate_video, collect_video], ids=lambda flow: flow.fn.__name__
-)
+sys.path.append(str(Path(__file__).parents[1] / "flows"))
+
+from animate_image import animate_image
+from draft_and_final import draft_and_final
+from generate_then_edit import generate_then_edit
+from videos_from_table import videos_from_table
+
+DEPLOYED = [agenerate_video, acollect_video, animate_image, draft_and_final, generate_then_edit, videos_from_table]
+FLOWS = pytest.mark.parametrize("flow", [*DEPLOYED, generate_video, collect_video], ids=lambda flow: flow.fn.__name__)
 
 
 def schema_of(flow):

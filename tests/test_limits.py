@@ -7,9 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import concurrency
+from prefect.settings import PREFECT_API_URL
 
 from prefect_xai_video import agenerate_video, limits
 from prefect_xai_video.errors import InvalidRequest, LimitReached, VideoModerated, VideoTimeout
@@ -65,18 +66,42 @@ async def test_an_inactive_budget_holds_nothing_back(limited, directory, xai, su
     assert submissions() == 1
 
 
-async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai, submissions):
+async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai, submissions, caplog):
     await limited(IN_FLIGHT, 1, 0)
     options = {"duration": 1, "storage": directory, "credentials": xai}
-    first = asyncio.create_task(agenerate_video("A cat [fault:never-done]", timeout_seconds=6, **options))
+    first = asyncio.create_task(agenerate_video("A cat [fault:never-done]", timeout_seconds=8, **options))
     while submissions() < 1:
         await asyncio.sleep(0.1)
     second = asyncio.create_task(agenerate_video("A cat", **options))
+    while "Waiting for the global limit xai-video-in-flight" not in caplog.text:
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(2)
+    assert not first.done()
+    assert submissions() == 1
     with pytest.raises(VideoTimeout):
         await first
-    assert submissions() == 1
     await second
     assert submissions() == 2
+
+
+@pytest.mark.parametrize("limit", [REQUESTS, IN_FLIGHT], ids=lambda limit: limit.name)
+async def test_a_limit_of_nothing_lets_nothing_through(limit, limited, directory, xai, submissions):
+    await limited(limit, 0, limit.slot_decay_per_second)
+    with pytest.raises(LimitReached, match=f"{limit.name} never has room.*Nothing was sent"):
+        await agenerate_video("A cat", duration=1, storage=directory, credentials=xai)
+    assert submissions() == 0
+
+
+async def test_a_place_that_can_not_be_given_back_holds_nobody_up(limited, directory, xai, monkeypatch):
+    await limited(IN_FLIGHT, 1, 0)
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(limits, "LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", never)
+    async with asyncio.timeout(20):
+        await agenerate_video("A cat", duration=1, storage=directory, credentials=xai)
 
 
 async def test_a_wrong_request_waits_for_no_place(limited, directory, xai, submissions):
@@ -146,7 +171,7 @@ def prefect_answers(monkeypatch):
 async def test_what_slows_down_gives_way_where_prefect_can_not_be_asked(
     limit, status, prefect_answers, directory, xai, caplog
 ):
-    limits._known.update({"": math.inf, limit.name: math.inf})
+    limits._known[PREFECT_API_URL.value()] = (math.inf, frozenset({limit.name}))
     prefect_answers(status)
     await agenerate_video("A cat", duration=1, storage=directory, credentials=xai)
     assert limit.name in caplog.text or "global limits" in caplog.text
@@ -154,7 +179,7 @@ async def test_what_slows_down_gives_way_where_prefect_can_not_be_asked(
 
 @pytest.mark.parametrize("status", [403, 500, None])
 async def test_the_budget_does_not_give_way(status, prefect_answers):
-    limits._known.update({"": math.inf, SPEND.name: math.inf})
+    limits._known[PREFECT_API_URL.value()] = (math.inf, frozenset({SPEND.name}))
     prefect_answers(status)
     with pytest.raises(LimitReached, match=r"can't be asked.*Nothing was sent") as caught:
         await Permit()(build_request("A cat", duration=1), repeated=False)

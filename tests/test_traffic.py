@@ -19,15 +19,20 @@ def requests(monkeypatch):
     """The requests to Prefect's API that this process makes."""
     seen = []
 
-    send = httpx.AsyncHTTPTransport.handle_async_request
+    send, send_async = httpx.HTTPTransport.handle_request, httpx.AsyncHTTPTransport.handle_async_request
 
-    async def counted(self, request):
-        response = await send(self, request)
+    def count(request, response):
         # SQLite answers 503 to what comes while others write; Prefect's client asks again.
         if str(request.url).startswith(PREFECT_API_URL.value()) and response.status_code != 503:
             seen.append(f"{response.status_code} {request.method} {request.url.path}")
         return response
 
+    async def counted(self, request):
+        return count(request, await send_async(self, request))
+
+    monkeypatch.setattr(
+        httpx.HTTPTransport, "handle_request", lambda self, request: count(request, send(self, request))
+    )
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", counted)
     return seen
 

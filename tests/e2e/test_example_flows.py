@@ -22,6 +22,7 @@ from prefect.events import Event, get_events_client
 from prefect.exceptions import ParameterTypeError, Pause
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow_async
+from prefect_aws import S3Bucket
 from server import running_server, server_environment, used_by_this_process
 
 from prefect_xai_video.errors import InvalidRequest, VideoModerated
@@ -190,6 +191,10 @@ class TestAnimateImage:
         client.put_object(Bucket="videos", Key="incoming/a cat.png", Body=PNG)
         return client
 
+    @pytest.fixture
+    def bucket_block(self, aws):
+        return S3Bucket(bucket_name="videos", credentials=aws)
+
     async def test_an_event_makes_a_clip_beside_the_image_and_its_repetition_pays_nothing(
         self, runner, client, s3, submissions
     ):
@@ -206,23 +211,28 @@ class TestAnimateImage:
         found = s3.list_objects_v2(Bucket="videos", Prefix="incoming/")["Contents"]
         assert [Path(entry["Key"]).suffix for entry in found] == [".png", ".json", ".mp4"]
 
+    async def test_a_block_of_another_bucket_is_refused(self, bucket, submissions):
+        with pytest.raises(InvalidRequest, match="bucket_block"):
+            await animate_image("elsewhere", "cat.png", bucket_block=bucket)
+        assert submissions() == 0
+
     async def test_what_the_flow_itself_puts_into_the_bucket_is_never_animated(self, submissions):
         for key in ("incoming/cat-0123456789ab.mp4", "incoming/cat-0123456789ab.json"):
             state = await animate_image("videos", key, return_state=True)
             assert (state.name, state.is_completed()) == ("Skipped", True)
         assert submissions() == 0
 
-    def test_a_changed_image_gets_another_key_and_an_unchanged_one_keeps_it(self, s3, aws):
-        first = key_beside("videos", "incoming/a cat.png", aws)
-        assert first == key_beside("videos", "incoming/a cat.png", aws)
+    def test_a_changed_image_gets_another_key_and_an_unchanged_one_keeps_it(self, s3, bucket_block):
+        first = key_beside(bucket_block, "incoming/a cat.png")
+        assert first == key_beside(bucket_block, "incoming/a cat.png")
         assert first.startswith("incoming/a-cat-")
         s3.put_object(Bucket="videos", Key="incoming/a cat.png", Body=PNG + b"changed")
-        assert first != key_beside("videos", "incoming/a cat.png", aws)
+        assert first != key_beside(bucket_block, "incoming/a cat.png")
 
     @pytest.mark.parametrize("name", ["/cat.png", ".cat.png", "a/../b.png", "Katze (größer).PNG", "貓.webp"])
-    def test_any_name_of_an_image_makes_a_key(self, name, s3, aws):
+    def test_any_name_of_an_image_makes_a_key(self, name, s3, bucket_block):
         s3.put_object(Bucket="videos", Key=name, Body=PNG)
-        assert check_key(key_beside("videos", name, aws))
+        assert check_key(key_beside(bucket_block, name))
 
 
 async def announce(bucket: str, key: str) -> None:
