@@ -69,13 +69,13 @@ async def test_an_inactive_budget_holds_nothing_back(limited, directory, xai, su
 async def test_no_more_videos_are_in_flight_than_allowed(limited, directory, xai, submissions, caplog):
     await limited(IN_FLIGHT, 1, 0)
     options = {"duration": 1, "storage": directory, "credentials": xai}
-    first = asyncio.create_task(agenerate_video("A cat [fault:never-done]", timeout_seconds=8, **options))
+    first = asyncio.create_task(agenerate_video("A cat [fault:never-done]", timeout_seconds=5, **options))
     while submissions() < 1:
         await asyncio.sleep(0.1)
     second = asyncio.create_task(agenerate_video("A cat", **options))
     while "Waiting for the global limit xai-video-in-flight" not in caplog.text:
         await asyncio.sleep(0.1)
-    await asyncio.sleep(2)
+    await asyncio.sleep(1)
     assert not first.done()
     assert submissions() == 1
     with pytest.raises(VideoTimeout):

@@ -30,7 +30,7 @@ async def browser():
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser):
     """An empty page, high enough for a form."""
-    page = await browser.new_page(viewport={"width": 1200, "height": 2400})
+    page = await browser.new_page(viewport={"width": 1200, "height": 2400}, reduced_motion="reduce")
     page.set_default_timeout(PATIENCE_MS)
     yield page
     await page.close()
