@@ -26,7 +26,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
-from server import migrate, running_server, used_by_this_process
+from server import WITHOUT_EVENTS, migrate, running_server, used_by_this_process
 
 from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
@@ -76,7 +76,7 @@ def prefect_server(tmp_path_factory, database):
     """A real Prefect server of its own, and runs without heartbeats: a synchronous one ends up to a second sooner."""
     home = tmp_path_factory.mktemp("prefect")
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with running_server(home, database) as url, used_by_this_process(url), no_heartbeats:
+    with running_server(home, database, **WITHOUT_EVENTS) as url, used_by_this_process(url), no_heartbeats:
         yield
 
 

@@ -22,6 +22,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 WITHOUT_GARBAGE_COLLECTION = "import gc, runpy; gc.disable(); runpy.run_module('prefect', run_name='__main__')"
 
 
+WITHOUT_EVENTS = {"PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false"}
+"""For a server whose old events nobody reads: to keep them is a third of its work."""
+
+
 def migrate(directory: Path) -> Path:
     """The empty database of a server: its tables take longer to make than all the rest of a server's start.
 
@@ -38,7 +42,7 @@ def migrate(directory: Path) -> Path:
 
 
 @contextmanager
-def running_server(home: Path, database: Path) -> Iterator[str]:
+def running_server(home: Path, database: Path, **settings: str) -> Iterator[str]:
     """A server with a copy of that database in `home`; gives the URL of its API."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.copy(database, home)
@@ -49,8 +53,7 @@ def running_server(home: Path, database: Path) -> Iterator[str]:
         # The scheduler and the automations look often, so that tests need not wait for them.
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_SERVER_SERVICES_TRIGGERS_PROACTIVE_LOOP_SECONDS": "2",
-        # Nobody reads old events, and they are a third of its work.
-        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        **settings,
     }
     command = ["-c", WITHOUT_GARBAGE_COLLECTION, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, env, home / "server.log") as process:

@@ -249,13 +249,13 @@ class TestGenerateThenEdit:
     def directory(self, tmp_path):
         return LocalFileSystem(basepath=tmp_path / "with a space")
 
-    async def test_both_are_published_together_and_a_second_run_pays_nothing(self, bucket, xai, submissions):
-        original, edited = await generate_then_edit(**TWO_CATS, storage=bucket, credentials=xai)
-        index = (await bucket.aread_path("cat/index.md")).decode()
+    async def test_both_are_published_together_and_a_second_run_pays_nothing(self, storage, xai, submissions):
+        original, edited = await generate_then_edit(**TWO_CATS, storage=storage, credentials=xai)
+        index = (await storage.aread_path("cat/index.md")).decode()
         assert original.uri in index
         assert edited.uri in index
         assert (original.duration, edited.duration) == (1, 1)
-        again = await generate_then_edit(**TWO_CATS, storage=bucket, credentials=xai)
+        again = await generate_then_edit(**TWO_CATS, storage=storage, credentials=xai)
         assert again == [original, edited]
         assert submissions() == 2
 
