@@ -194,12 +194,14 @@ async def name_blocks_by_id(client: PrefectClient, name: str) -> None:
     Not in the Prefect file: `prefect deploy` replaces such a reference by what the block holds, secrets and all.
     """
     deployment = await client.read_deployment_by_name(name)
-    parameters = deployment.parameters
-    for parameter, value in parameters.items():
+    by_id = {}
+    for parameter, value in deployment.parameters.items():
         match value:
             case {"$ref": {"block_document_slug": slug}}:
-                parameters[parameter] = {"$ref": {"block_document_id": str(await block_id(client, slug))}}
-    await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
+                by_id[parameter] = {"$ref": {"block_document_id": str(await block_id(client, slug))}}
+    if by_id:
+        parameters = deployment.parameters | by_id
+        await client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
 
 
 async def follow_up_of(client: PrefectClient, name: str, names: list[str]) -> AutomationCore:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from prefect_xai_video import Video, agenerate_video
 from prefect_xai_video.errors import InvalidRequest
-from prefect_xai_video.forms import CredentialsBlock, MayStayEmpty, Prompt, drawn
+from prefect_xai_video.forms import MAY_STAY_EMPTY, CredentialsBlock, Prompt, drawn
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -32,7 +32,7 @@ ON_ARRIVAL = DeploymentEventTrigger(
 )
 
 Seconds = Annotated[int, Field(ge=1, le=15), drawn("Duration")]
-Bucket = Annotated[S3Bucket | None, MayStayEmpty(), drawn("Bucket block")]
+Bucket = Annotated[S3Bucket | None, MAY_STAY_EMPTY, drawn("Bucket block")]
 
 
 @flow(name="animate-image", flow_run_name="animate {object_key}")

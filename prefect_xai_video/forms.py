@@ -25,7 +25,7 @@ class _WithoutDefault(dict[str, Any]):
             super().__setitem__(name, value)
 
 
-class MayStayEmpty:
+class _MayStayEmpty:
     """Draws one input for `value | None`, instead of a tab for each.
 
     A form sends the defaults that it knows, and `null` is none of the choices of a drop-down. So the default `None`
@@ -42,7 +42,7 @@ def drawn(title: str, **schema: Any) -> Any:
     return Field(json_schema_extra={"title": title, **schema})
 
 
-_EMPTY = MayStayEmpty()
+MAY_STAY_EMPTY = _MayStayEmpty()
 # The classic UI loses bounds that do not stand in an `allOf`.
 _DURATION = [{"minimum": 1, "maximum": 15}]
 _SECONDS = [{"exclusiveMinimum": 0}]
@@ -54,20 +54,20 @@ _MODELS = [
 ]
 
 Prompt = Annotated[str, SkipValidation, drawn("Prompt")]
-ImageUrl = Annotated[str | None, SkipValidation, _EMPTY, drawn("Image URL")]
-VideoUrl = Annotated[str | None, SkipValidation, _EMPTY, drawn("Video URL")]
-Duration = Annotated[int | None, SkipValidation, _EMPTY, drawn("Duration", allOf=_DURATION)]
-AspectRatio = Annotated[str | None, SkipValidation, _EMPTY, drawn("Aspect ratio", enum=list(ASPECT_RATIOS))]
-Resolution = Annotated[str | None, SkipValidation, _EMPTY, drawn("Resolution", enum=list(RESOLUTIONS))]
+ImageUrl = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Image URL")]
+VideoUrl = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Video URL")]
+Duration = Annotated[int | None, SkipValidation, MAY_STAY_EMPTY, drawn("Duration", allOf=_DURATION)]
+AspectRatio = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Aspect ratio", enum=list(ASPECT_RATIOS))]
+Resolution = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Resolution", enum=list(RESOLUTIONS))]
 Model = Annotated[str, SkipValidation, drawn("Model", anyOf=_MODELS)]
-StorageBlock = Annotated[Storage | None, _EMPTY, drawn("Storage")]
-Key = Annotated[str | None, SkipValidation, _EMPTY, drawn("Key")]
-CredentialsBlock = Annotated[XaiCredentials | None, _EMPTY, drawn("Credentials")]
+StorageBlock = Annotated[Storage | None, MAY_STAY_EMPTY, drawn("Storage")]
+Key = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Key")]
+CredentialsBlock = Annotated[XaiCredentials | None, MAY_STAY_EMPTY, drawn("Credentials")]
 DeliveryWay = Annotated[Delivery, SkipValidation, drawn("Delivery")]
-TimeoutSeconds = Annotated[float | None, SkipValidation, _EMPTY, drawn("Timeout in seconds", allOf=_SECONDS)]
+TimeoutSeconds = Annotated[float | None, SkipValidation, MAY_STAY_EMPTY, drawn("Timeout in seconds", allOf=_SECONDS)]
 Regenerate = Annotated[bool, SkipValidation, drawn("Regenerate")]
 UnknownOutcome = Annotated[OnUnknown, SkipValidation, drawn("On unknown outcome")]
-User = Annotated[str | None, SkipValidation, _EMPTY, drawn("User")]
+User = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("User")]
 
 RequestId = Annotated[str, SkipValidation, drawn("Request id")]
 GivenKey = Annotated[str, SkipValidation, drawn("Key")]

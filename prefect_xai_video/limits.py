@@ -104,9 +104,7 @@ class Permit:
             await _spend(_cents(request))
         self._paid = True
         if await _holds(REQUESTS):
-            await _wait_for(
-                REQUESTS, lambda prefect: prefect.increment_concurrency_slots([REQUESTS.name], 1, "rate_limit")
-            )
+            await _wait_for(REQUESTS, _slots(REQUESTS, 1))
 
 
 @asynccontextmanager
@@ -125,34 +123,40 @@ class _Place:
     """One of the places. A lease holds it, which ends by itself some time after this process does."""
 
     def __init__(self) -> None:
-        self._lease: UUID | None = None
-        self._renewing: asyncio.Task[None] | None = None
+        self._held: tuple[UUID, asyncio.Task[None]] | None = None
 
     async def take(self) -> None:
         """Wait for the place, unless it is taken; where Prefect can't be asked, go on without."""
-        if self._lease is None:
-            answer = await _wait_for(IN_FLIGHT, self._ask)
+        if self._held is None:
+            answer = await _wait_for(IN_FLIGHT, _lease)
             if answer is not None:
-                self._lease = UUID(answer.json()["lease_id"])
-                self._renewing = asyncio.create_task(_renew(self._lease))
+                lease = UUID(answer.json()["lease_id"])
+                self._held = lease, asyncio.create_task(_renew(lease))
 
     async def leave(self) -> None:
         """Give it back, if it is taken."""
-        if self._lease is None or self._renewing is None:
+        if self._held is None:
             return
-        self._renewing.cancel()
+        lease, renewing = self._held
+        renewing.cancel()
         try:
             async with asyncio.timeout(LEAVE_SECONDS), _client() as prefect:
-                await prefect.release_concurrency_slots_with_lease(self._lease)
+                await prefect.release_concurrency_slots_with_lease(lease)
         except Exception:
             logger.debug("A place could not be given back: its lease will end.", exc_info=True)
 
-    @staticmethod
-    def _ask(prefect: PrefectClient) -> Awaitable[Response]:
-        return prefect.increment_concurrency_slots_with_lease([IN_FLIGHT.name], 1, "concurrency", LEASE_SECONDS)
-
 
 _place: ContextVar[_Place | None] = ContextVar("_place", default=None)
+
+
+def _lease(prefect: PrefectClient) -> Awaitable[Response]:
+    """Ask for a place that is held and given back."""
+    return prefect.increment_concurrency_slots_with_lease([IN_FLIGHT.name], 1, "concurrency", LEASE_SECONDS)
+
+
+def _slots(limit: Limit, number: int) -> Ask:
+    """Ask for slots that come back by themselves."""
+    return lambda prefect: prefect.increment_concurrency_slots([limit.name], number, "rate_limit")
 
 
 async def _renew(lease: UUID) -> None:
@@ -168,10 +172,7 @@ async def _renew(lease: UUID) -> None:
 
 async def _spend(cents: int) -> None:
     """Take cents from the budget; one that is used up does not come back soon, so no run waits for it."""
-    answer = await _ask(
-        SPEND, lambda prefect: prefect.increment_concurrency_slots([SPEND.name], cents, "rate_limit"), cents
-    )
-    if isinstance(answer, float):
+    if isinstance(await _ask(SPEND, _slots(SPEND, cents), cents), float):
         raise LimitReached(
             f"The global limit {SPEND.name} has no room for this video, about {cents} cents. Nothing was sent."
         )
