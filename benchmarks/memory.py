@@ -20,7 +20,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 
 from prefect_xai_video import Receipt, TextRequest, VideoStatus, XaiVideoClient
 from prefect_xai_video.generation import Generation
-from prefect_xai_video.stores import Storage, open_store
+from prefect_xai_video.stores import open_store
 
 SIZE = 200 * 10**6
 SERVER = """
@@ -81,7 +81,7 @@ def bucket():
     process.wait()
 
 
-async def save(storage: Storage, url: str, key: str) -> None:
+async def save(storage: S3Bucket | LocalFileSystem, url: str, key: str) -> None:
     """Store a video that is done, as the flow does it."""
     status = VideoStatus(request_id="id", state="done", url=url)
     receipt = Receipt.claim(key, TextRequest(prompt="A cat")).submitted("id").answered(status)
@@ -91,7 +91,7 @@ async def save(storage: Storage, url: str, key: str) -> None:
         await Generation(client, store).save(key)
 
 
-def measure(name: str, storage: Storage, server: str) -> None:
+def measure(name: str, storage: S3Bucket | LocalFileSystem, server: str) -> None:
     asyncio.run(save(storage, f"{server}/10000000.mp4", "warm"))
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")

@@ -14,7 +14,7 @@ from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import StorageError, XaiVideoError
 from prefect_xai_video.receipts import NEXT_STEP, Receipt, ReceiptState
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import LocalStore, Misplaced, S3Store, VideoStore, open_store
+from prefect_xai_video.stores import LocalStore, Misplaced, VideoStore, open_store
 
 UNREADABLE = "unreadable"
 _UNREADABLE_STEP = "put a good copy back, or move it away and adopt its request id"
@@ -62,7 +62,7 @@ def _place(place: str | None, block: str | None) -> tuple[VideoStore, str]:
         return LocalStore(XaiVideoSettings.current().home), ""
     if place.startswith("s3://"):
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
-        return S3Store(S3Bucket(bucket_name=bucket, credentials=AwsCredentials())), prefix
+        return open_store(S3Bucket(bucket_name=bucket, credentials=AwsCredentials()), Path()), prefix
     return LocalStore(Path(place)), ""
 
 

@@ -3,16 +3,19 @@
 It is all decoration: what goes wrong with it is logged, and the run goes on.
 """
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import hashlib
 import html
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact, acreate_progress_artifact, aupdate_progress_artifact
@@ -25,10 +28,16 @@ from prefect_xai_video.previews import preview
 from prefect_xai_video.receipts import NEXT_STEP, Receipt, Video
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import Storage, VideoStore, open_store
+from prefect_xai_video.stores import VideoStore, open_store
+
+if TYPE_CHECKING:
+    from prefect_xai_video.stores import Storage
 
 STEP = 50
 """Percent by which progress must have grown to be worth a request to Prefect."""
+
+STEP_SECONDS = 2
+"""How long what is shown must have stood there: nobody sees more."""
 
 MOST_SECONDS = 45
 """What an artifact of a video or a failure may delay a run, at most."""
@@ -64,7 +73,7 @@ class ProgressArtifact:
     def __init__(self, description: str) -> None:
         self._description = description
         self._id: UUID | None = None
-        self._shown = 0
+        self._shown, self._shown_at = 0, 0.0
         self._failed = False
 
     async def show(self, status: VideoStatus) -> None:
@@ -76,10 +85,11 @@ class ProgressArtifact:
         async with _decoration("progress", PROGRESS_SECONDS):
             await self._write(progress)
             self._failed = False
-        self._shown = progress
+        self._shown, self._shown_at = progress, time.monotonic()
 
     def _is_news(self, progress: int) -> bool:
-        return progress >= self._shown + STEP or (progress == 100 and self._shown < 100)
+        stood = time.monotonic() >= self._shown_at + STEP_SECONDS
+        return (stood and progress >= self._shown + STEP) or (progress == 100 and self._shown < 100)
 
     async def _write(self, progress: int) -> None:
         if self._id is None:

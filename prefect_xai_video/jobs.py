@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 from prefect.blocks.abstract import JobBlock, JobRun
+from prefect.filesystems import LocalFileSystem
+from prefect_aws import S3Bucket
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import override
@@ -19,7 +21,7 @@ from prefect_xai_video.journal import Journal, with_key, with_request_id
 from prefect_xai_video.receipts import ENDED_BADLY, Receipt, Video
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import Storage, VideoStore, open_store
+from prefect_xai_video.stores import VideoStore, open_store
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
 from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
@@ -87,7 +89,7 @@ class XaiVideoGenerator(JobBlock[Video]):
     credentials: XaiCredentials | Unset = Field(
         default=None, title="Credentials", description="The xAI API key. Default: XAI_API_KEY of the environment."
     )
-    storage: Storage | Unset = Field(
+    storage: S3Bucket | LocalFileSystem | Unset = Field(
         default=None,
         title="Storage",
         description="Where videos and their receipts go. Default: the directory of the setting HOME.",

@@ -198,7 +198,8 @@ async def test_what_goes_wrong_with_an_artifact_is_logged_and_no_more(tmp_path, 
     assert sum("no server" in str(record.exc_info) for record in caplog.records) == 4
 
 
-async def test_progress_is_told_in_few_steps_and_to_its_end(monkeypatch):
+@pytest.mark.parametrize(("step_seconds", "expected"), [(0, [0, 50, 100]), (60, [0, 100])])
+async def test_progress_is_told_in_few_steps_and_to_its_end(monkeypatch, step_seconds, expected):
     told = []
 
     async def create(progress, **_):
@@ -210,12 +211,13 @@ async def test_progress_is_told_in_few_steps_and_to_its_end(monkeypatch):
 
     monkeypatch.setattr(artifacts, "acreate_progress_artifact", create)
     monkeypatch.setattr(artifacts, "aupdate_progress_artifact", update)
+    monkeypatch.setattr(artifacts, "STEP_SECONDS", step_seconds)
     artifact = ProgressArtifact("Rendering")
     for progress in [None, *range(100)]:
         await artifact.show(VideoStatus(request_id="id-1", state="pending", progress=progress))
     await artifact.show(DONE)
     await artifact.show(DONE)
-    assert told == [0, 50, 100]
+    assert told == expected
 
 
 async def published(run_id):

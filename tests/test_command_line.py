@@ -10,7 +10,8 @@ from prefect_xai_video.__main__ import main
 from prefect_xai_video.errors import SubmissionUnknown
 from prefect_xai_video.receipts import Receipt
 from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import S3Store, open_store
+from prefect_xai_video.stores import open_store
+from prefect_xai_video.stores.bucket import S3Store
 
 REQUEST = build_request("A cat", duration=1)
 

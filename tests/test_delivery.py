@@ -15,8 +15,9 @@ from prefect_xai_video.errors import DownloadError, InvalidRequest, SubmissionUn
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore, S3Store
+from prefect_xai_video.stores import LocalStore
 from prefect_xai_video.stores.base import delivery_name
+from prefect_xai_video.stores.bucket import S3Store
 
 SCHEDULE = PollSchedule(first=0.1, shortest=0.05, longest=0.2)
 

@@ -14,7 +14,8 @@ from prefect_xai_video.client import Download
 from prefect_xai_video.errors import RateLimited, StorageError
 from prefect_xai_video.receipts import Receipt
 from prefect_xai_video.requests import TextRequest
-from prefect_xai_video.stores import LocalStore, Overtaken, S3Store, open_store
+from prefect_xai_video.stores import LocalStore, Overtaken, open_store
+from prefect_xai_video.stores.bucket import S3Store
 
 REFUSAL = RateLimited("Too many")
 DOWNLOAD = Download(size=5, sha256=hashlib.sha256(b"video").hexdigest(), content_type="video/mp4")

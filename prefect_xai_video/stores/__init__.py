@@ -1,28 +1,22 @@
 """Where videos and their receipts lie: a local directory, or an S3 bucket."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from prefect.filesystems import LocalFileSystem
-from prefect_aws import S3Bucket
 
 from prefect_xai_video.errors import StorageError
 from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, Overtaken, VideoStore
-from prefect_xai_video.stores.bucket import S3Store
 from prefect_xai_video.stores.directory import LocalStore
 
-__all__ = [
-    "UPLOAD_SECONDS",
-    "Held",
-    "LocalStore",
-    "Misplaced",
-    "Overtaken",
-    "S3Store",
-    "Storage",
-    "VideoStore",
-    "open_store",
-]
+if TYPE_CHECKING:
+    from prefect_aws import S3Bucket
 
-Storage = S3Bucket | LocalFileSystem
+    Storage: TypeAlias = S3Bucket | LocalFileSystem
+
+__all__ = ["UPLOAD_SECONDS", "Held", "LocalStore", "Misplaced", "Overtaken", "VideoStore", "open_store"]
 
 
 def open_store(storage: Storage | None, home: Path) -> VideoStore:
@@ -31,11 +25,19 @@ def open_store(storage: Storage | None, home: Path) -> VideoStore:
     Args:
         storage: An S3 bucket, a local file system, or None for `home`.
         home: Directory of this package's settings.
+
+    Raises:
+        StorageError: If it is none of these.
     """
-    if isinstance(storage, S3Bucket):
-        return S3Store(storage)
-    if isinstance(storage, LocalFileSystem):
-        return LocalStore(Path(storage.basepath or "."))
     if storage is None:
         return LocalStore(home)
+    if isinstance(storage, LocalFileSystem):
+        return LocalStore(Path(storage.basepath or "."))
+    # Slow to import: a video that stays on this machine does without it.
+    from prefect_aws import S3Bucket  # noqa: PLC0415
+
+    from prefect_xai_video.stores.bucket import S3Store  # noqa: PLC0415
+
+    if isinstance(storage, S3Bucket):
+        return S3Store(storage)
     raise StorageError(f"storage: {type(storage).__name__} is not allowed; allowed: S3Bucket or LocalFileSystem.")

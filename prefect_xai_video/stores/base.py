@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from prefect_aws import AwsCredentials, MinIOCredentials
+from typing import TYPE_CHECKING
 
 from prefect_xai_video.download import Download
 from prefect_xai_video.errors import InvalidRequest, StorageError
 from prefect_xai_video.receipts import Receipt, StoredFile
+
+if TYPE_CHECKING:
+    from prefect_aws import AwsCredentials, MinIOCredentials
 
 ROOM_FOR_A_VIDEO = 32 * 2**20
 """Free bytes that must be there before a video is paid for. 15 s have about 10 MB."""
@@ -66,7 +68,7 @@ class VideoStore(ABC):
     appears there was surely accepted, and what comes there late does not touch the video that is stored.
     """
 
-    s3_credentials: AwsCredentials | MinIOCredentials | None = None
+    s3_credentials: "AwsCredentials | MinIOCredentials | None" = None
     """Credentials of the store's bucket, with which `s3://` inputs are read too."""
 
     @abstractmethod

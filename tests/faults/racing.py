@@ -22,7 +22,8 @@ from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore, S3Store
+from prefect_xai_video.stores import LocalStore
+from prefect_xai_video.stores.bucket import S3Store
 
 SCHEDULE = PollSchedule(first=0.1, shortest=0.1, longest=0.5)
 

@@ -24,7 +24,8 @@ from prefect_aws import S3Bucket
 from processes import Forking
 
 from prefect_xai_video import Receipt, agenerate_video
-from prefect_xai_video.stores import LocalStore, S3Store, VideoStore
+from prefect_xai_video.stores import LocalStore, VideoStore
+from prefect_xai_video.stores.bucket import S3Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -23,8 +23,9 @@ from prefect_xai_video.errors import StorageError, SubmissionUnknown
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore, S3Store
+from prefect_xai_video.stores import LocalStore
 from prefect_xai_video.stores import bucket as bucket_module
+from prefect_xai_video.stores.bucket import S3Store
 
 REQUEST = build_request("A cat", duration=1)
 QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
