@@ -1,5 +1,8 @@
 """The forms of the flows, in both UIs, as a person fills them in."""
 
+import inspect
+import sys
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -12,6 +15,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 
 from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
+
+sys.path.append(str(Path(__file__).parents[2] / "flows"))
+
+from animate_image import animate_image
+from draft_and_final import draft_and_final
+from generate_then_edit import generate_then_edit
+from videos_from_table import videos_from_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -40,6 +50,16 @@ UNTOUCHED = {
 }
 
 
+FLOWS = {
+    "generate": agenerate_video,
+    "collect": acollect_video,
+    "table": videos_from_table,
+    "animate": animate_image,
+    "edit": generate_then_edit,
+    "draft": draft_and_final,
+}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def saved(ui_server) -> dict[str, UUID]:
     """The ids of the blocks and deployments that a person would have made before."""
@@ -48,10 +68,9 @@ async def saved(ui_server) -> dict[str, UUID]:
         "videos": LocalFileSystem(basepath="/videos"),
         "my-videos": S3Bucket(bucket_name="my-videos", credentials=AwsCredentials()),
     }
-    deployments = {"generate": agenerate_video, "collect": acollect_video}
     with temporary_settings({PREFECT_API_URL: f"{ui_server}/api"}):
         made = {name: await block.save(name, overwrite=True) for name, block in blocks.items()}
-        for name, flow in deployments.items():
+        for name, flow in FLOWS.items():
             made[name] = await (await flow.ato_deployment(name)).aapply()
     return made
 
@@ -127,3 +146,56 @@ async def test_the_form_of_collect_video_is_filled_in(page, ui, ui_server, saved
         "storage": block(saved["my-videos"]),
         "credentials": block(saved["xai"]),
     }
+
+
+# What a person types and chooses in the form of each example flow, in the order of its fields: all of them.
+FILLED_IN = {
+    "table": {
+        "Table": "/data/videos.csv",
+        "Most that all may cost, in USD": 2,
+        "Videos at a time": 3,
+        "Storage": ("S3Bucket", "my-videos"),
+        "Credentials": "xai",
+    },
+    "animate": {
+        "Bucket": "my-videos",
+        "Image in the bucket": "cats/one.png",
+        "Prompt": "The cat looks up",
+        "Duration": 4,
+        "Resolution": "720p",
+        "Bucket block": "my-videos",
+        "Credentials": "xai",
+    },
+    "edit": {
+        "Prompt": "A cat",
+        "Prompt of the edit": "Make it black",
+        "Name of both": "cats/two",
+        "Duration": 4,
+        "Aspect ratio": "9:16",
+        "Resolution": "720p",
+        "Storage": ("LocalFileSystem", "videos"),
+        "Credentials": "xai",
+    },
+    "draft": {
+        "Prompt": "A cat",
+        "Duration": 4,
+        "Aspect ratio": "1:1",
+        "Storage": ("S3Bucket", "my-videos"),
+        "Credentials": "xai",
+    },
+}
+
+
+@pytest.mark.parametrize("name", FILLED_IN)
+async def test_the_form_of_an_example_flow_is_filled_in(page, ui, ui_server, saved, name):
+    filled_in = FILLED_IN[name]
+    await open_form(page, ui, ui_server, saved[name])
+    titles = await page.locator(ui.field).locator(ui.label).all_inner_texts()
+    assert [title.removesuffix(" (Optional)") for title in titles] == list(filled_in)
+    assert await page.locator(".cm-editor").count() == 0, "there is a JSON box"
+    await fill_in(page, ui, filled_in)
+    blocks = {"Storage", "Bucket block", "Credentials"}
+    chosen = {title: value[1] if isinstance(value, tuple) else value for title, value in filled_in.items()}
+    expected = [block(saved[value]) if title in blocks else value for title, value in chosen.items()]
+    sent = await parameters_of(ui_server, await submit(page, ui))
+    assert sent == dict(zip(inspect.signature(FLOWS[name].fn).parameters, expected, strict=True))
