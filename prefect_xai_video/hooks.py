@@ -52,7 +52,10 @@ async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: Stat
             f"Retry this run, or run again with the key {key}: it goes on without paying again."
         )
     elif key is not None:
-        found = f"The receipt {labels.get(f'{LABEL}receipt')} says whether anything was sent for the key {key}."
+        found = (
+            f"If there is a receipt {labels.get(f'{LABEL}receipt')}, it says whether anything was sent for the key "
+            f"{key}; if there is none, nothing was."
+        )
     else:
         key = flow_run.parameters.get("key") or f"{flow_run.id}/..."
         found = (

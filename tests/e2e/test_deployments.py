@@ -273,6 +273,13 @@ def wait_until(there, patience: float = 120) -> None:
     raise TimeoutError
 
 
+def has_said(run_id: UUID, words: str) -> None:
+    """Wait until the log of a run has a line with these words."""
+    of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+    with get_client(sync_client=True) as prefect:
+        wait_until(lambda: any(words in line.message for line in prefect.read_logs(of_the_run)))
+
+
 def state_of(key: str, s3) -> str:
     return json.loads(s3.get_object(Bucket="deployed", Key=f"{key}.json")["Body"].read())["state"]
 
@@ -343,13 +350,15 @@ def test_forms_show_the_blocks(first):
     assert all(value["$ref"].keys() == {"block_document_id"} for value in parameters.values())
 
 
-def test_run_from_the_command_line_stores_a_video_in_the_bucket(worker, env, s3):
+def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it_does(worker, env, s3):
     command = [sys.executable, "-m", "prefect", "deployment", "run", GENERATE, "--watch"]
-    parameters = ["-p", "prompt=A cat", "-p", "duration=1", "-p", "key=by/command"]
+    prompt = "prompt=A cat by command [fault:start-503-retry-after]"
+    parameters = ["-p", prompt, "-p", "duration=1", "-p", "key=by/command"]
     result = subprocess.run([*command, *parameters], env=env, capture_output=True, text=True, check=False)
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert {"by/command.mp4", "by/command.json"} <= objects(s3)
+    has_said(ended_run(GENERATE, key="by/command").id, "Asking again in 1 s.")
 
 
 def test_run_by_a_schedule_stores_a_video_in_the_bucket(again, worker, s3):
@@ -369,10 +378,7 @@ def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker
         prefect.set_flow_run_state(run.id, Cancelling())
         wait_until(lambda: prefect.read_flow_run(run.id).end_time)
         run = prefect.read_flow_run(run.id)
-        of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
-        said = f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}"
-        wait_until(lambda: any(said in line.message for line in prefect.read_logs(of_the_run)))
-
+    has_said(run.id, f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}")
     assert run.state.is_cancelled()
     assert state_of("by/nobody-waits", s3) == "submitted"
 
