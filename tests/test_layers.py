@@ -36,7 +36,7 @@ ORDER = [
     {"submission"},
     {"generation"},
     {"settings", "credentials", "keys", "assets", "events", "hooks", "limits"},
-    {"artifacts", "forms"},
+    {"artifacts", "blocks", "forms"},
     {"tasks"},
     {"flows", "jobs"},
 ]
