@@ -3,8 +3,6 @@
 It is all decoration: what goes wrong with it is logged, and the run goes on.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib
@@ -15,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact, acreate_progress_artifact, aupdate_progress_artifact
@@ -28,10 +26,7 @@ from prefect_xai_video.previews import preview
 from prefect_xai_video.receipts import NEXT_STEP, Receipt, Video
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import VideoStore, open_store
-
-if TYPE_CHECKING:
-    from prefect_xai_video.stores import Storage
+from prefect_xai_video.stores import Storage, VideoStore, open_store
 
 STEP = 50
 """Percent by which progress must have grown to be worth a request to Prefect."""

@@ -1,8 +1,9 @@
 """How the forms of the Prefect UIs draw the parameters of the flows.
 
-Whether a value is allowed is decided in one place, `requests.py`: there the limits can be turned into warnings, and
-errors name the field, the value and what is allowed. So a run skips the validation of all but blocks here. Prefect's
-server does hold what comes from a form or its API against what is drawn, before there is a run.
+Whether a value is allowed is decided in one place, `requests.py`, and which block in `blocks.py`: there the limits
+can be turned into warnings, and errors name the field, the value and what is allowed. So what is drawn here is not
+validated in a run, nor in one of a flow that borrows it. Prefect's server does hold what comes from a form or its API
+against what is drawn, before there is a run.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,10 +21,10 @@ from prefect_xai_video.submission import Delivery, OnUnknown
 if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 else:
-    # A form knows a block by the slug of its type, and a server what is none by what it lacks. The block itself takes
-    # 0.7 s to import, in every run.
-    _SLUG = ConfigDict(json_schema_extra={"block_type_slug": "s3-bucket"})
-    S3Bucket = create_model("S3Bucket", __config__=_SLUG, bucket_name=(str, ...))
+    # A form picks a block by the slug of its type, and a server refuses fields without those that are required. So no
+    # more is drawn of the block: it would take 0.7 s to import, in every run.
+    _DRAWN = ConfigDict(json_schema_extra={"block_type_slug": "s3-bucket"})
+    S3Bucket = create_model("S3Bucket", __config__=_DRAWN, bucket_name=(str, ...))
 
 
 class _WithoutDefault(dict[str, Any]):
@@ -70,7 +71,7 @@ Resolution = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Resolu
 Model = Annotated[str, SkipValidation, drawn("Model", anyOf=_MODELS)]
 StorageBlock = Annotated[S3Bucket | LocalFileSystem | None, SkipValidation, MAY_STAY_EMPTY, drawn("Storage")]
 Key = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, drawn("Key")]
-CredentialsBlock = Annotated[XaiCredentials | None, MAY_STAY_EMPTY, drawn("Credentials")]
+CredentialsBlock = Annotated[XaiCredentials | None, SkipValidation, MAY_STAY_EMPTY, drawn("Credentials")]
 DeliveryWay = Annotated[Delivery, SkipValidation, drawn("Delivery")]
 TimeoutSeconds = Annotated[float | None, SkipValidation, MAY_STAY_EMPTY, drawn("Timeout in seconds", allOf=_SECONDS)]
 Regenerate = Annotated[bool, SkipValidation, drawn("Regenerate")]

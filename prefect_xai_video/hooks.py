@@ -15,6 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 
+from prefect_xai_video.prefect_api import current_client, soon_again
 from prefect_xai_video.receipts import Receipt
 
 LABEL = "xai-video."
@@ -54,7 +55,7 @@ async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: Stat
     elif key is not None:
         found = (
             f"If there is a receipt {labels.get(f'{LABEL}receipt')}, it says whether anything was sent for the key "
-            f"{key}; if there is none, nothing was."
+            f"{key}; if there is none in that very place, nothing was."
         )
     else:
         key = flow_run.parameters.get("key") or f"{flow_run.id}/..."
@@ -67,5 +68,5 @@ async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: Stat
 
 
 async def _write(flow_run_id: UUID, labels: dict[str, str]) -> None:
-    async with get_client() as client:
-        await client.update_flow_run_labels(flow_run_id, dict(labels))
+    async with current_client() as prefect:
+        await soon_again(prefect, lambda prefect: prefect.update_flow_run_labels(flow_run_id, dict(labels)))

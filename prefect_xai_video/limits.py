@@ -12,21 +12,21 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
 from httpx import HTTPError, HTTPStatusError, Response, codes
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import LoggingAdapter
 from prefect.settings import get_current_settings
 
 from prefect_xai_video.errors import LimitReached
+from prefect_xai_video.prefect_api import current_client, soon_again
 from prefect_xai_video.requests import VideoRequest
 
 READ_AGAIN_SECONDS = 10.0
@@ -40,10 +40,6 @@ LEASE_SECONDS = 300
 
 LEAVE_SECONDS = 5
 """How long a run that has paid may be held up when it gives its place back."""
-
-CROSSED_SECONDS = (0.05, 0.1, 0.2, 0.4)
-"""Pauses after an answer that writes crossed. Where Prefect keeps its data in SQLite, the start of the very task that
-asks is written at the same moment, so most runs get that answer; Prefect's client would wait 2 s."""
 
 PAGE = 200
 """As many limits as Prefect names at once."""
@@ -144,7 +140,7 @@ class _Place:
         lease, renewing = self._held
         renewing.cancel()
         try:
-            async with asyncio.timeout(LEAVE_SECONDS), _client() as prefect:
+            async with asyncio.timeout(LEAVE_SECONDS), current_client() as prefect:
                 await prefect.release_concurrency_slots_with_lease(lease)
         except Exception:
             logger.debug("A place could not be given back: its lease will end.", exc_info=True)
@@ -210,9 +206,8 @@ async def _ask(limit: Limit, ask: Ask, slots: int = 1) -> Response | float:
             Prefect can't be asked.
     """
     try:
-        async with _client() as prefect:
-            with _soon_asked_again(prefect):
-                return await ask(prefect)
+        async with current_client() as prefect:
+            return await soon_again(prefect, ask)
     except HTTPStatusError as error:
         match error.response.status_code:
             case codes.LOCKED:
@@ -225,25 +220,6 @@ async def _ask(limit: Limit, ask: Ask, slots: int = 1) -> Response | float:
                 raise _unanswered(error) from error
     except HTTPError as error:
         raise _unanswered(error) from error
-
-
-@contextmanager
-def _soon_asked_again(prefect: PrefectClient) -> Iterator[None]:
-    """Have a client repeat a question soon where writes crossed; where they go on to, it waits as it always does."""
-    # A client made with this hook would need no private attribute, but two more requests in each run.
-    hooks = prefect._client.event_hooks["response"]
-    hooks.append(_name_a_pause)
-    try:
-        yield
-    finally:
-        hooks.remove(_name_a_pause)
-
-
-async def _name_a_pause(response: Response) -> None:
-    asked: int = response.request.extensions.get("asked", 0)
-    if response.status_code == codes.SERVICE_UNAVAILABLE and asked < len(CROSSED_SECONDS):
-        response.headers.setdefault("Retry-After", str(CROSSED_SECONDS[asked]))
-        response.request.extensions["asked"] = asked + 1
 
 
 def _cents(request: VideoRequest) -> int:
@@ -277,7 +253,7 @@ async def _active_limits() -> frozenset[str]:
     """
     names: set[str] = set()
     try:
-        async with _client() as prefect:
+        async with current_client() as prefect:
             for page in itertools.count():
                 found = await prefect.read_global_concurrency_limits(limit=PAGE, offset=page * PAGE)
                 names.update(limit.name for limit in found if limit.active)
@@ -305,14 +281,3 @@ def _log() -> logging.Logger | LoggingAdapter:
         return get_run_logger()
     except MissingContextError:
         return logger
-
-
-@asynccontextmanager
-async def _client() -> AsyncIterator[PrefectClient]:
-    """The client of the current run, where there is one: a new one costs a request more."""
-    client, shared = get_or_create_client()
-    if shared:
-        yield client
-        return
-    async with client:
-        yield client

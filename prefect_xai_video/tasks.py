@@ -4,8 +4,6 @@
 reads the receipt first. So the retries here can't pay twice, and Prefect's cache is not needed, nor used.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -13,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -39,12 +37,9 @@ from prefect_xai_video.receipts import Receipt, Video
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import open_store
+from prefect_xai_video.stores import Storage, open_store
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
-
-if TYPE_CHECKING:
-    from prefect_xai_video.stores import Storage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -316,7 +311,8 @@ def check_timeout(timeout_seconds: float | None) -> float:
     """
     if timeout_seconds is None:
         return XaiVideoSettings.current().timeout_seconds
-    if isinstance(timeout_seconds, int | float) and 0 < timeout_seconds < math.inf:
+    number = isinstance(timeout_seconds, int | float) and not isinstance(timeout_seconds, bool)
+    if number and 0 < timeout_seconds < math.inf:
         return timeout_seconds
     raise InvalidRequest(f"timeout_seconds: {timeout_seconds!r} is not allowed; allowed: seconds above 0.")
 

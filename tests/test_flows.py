@@ -149,6 +149,7 @@ async def test_a_cancelled_run_is_picked_up_by_its_key_without_a_second_post(
         ({"video_url": "https://example.com/a.mp4"}, ["duration", "1", "edit"]),
         ({"image_url": "/nowhere/cat.png"}, ["image_url", "/nowhere/cat.png"]),
         ({"duration": True}, ["duration", "True"]),
+        ({"timeout_seconds": True}, ["timeout_seconds", "True"]),
         ({"timeout_seconds": 0}, ["timeout_seconds", "0", "above 0"]),
         ({"timeout_seconds": "ten"}, ["timeout_seconds", "'ten'"]),
         ({"timeout_seconds": float("nan")}, ["timeout_seconds", "nan"]),

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -35,7 +36,8 @@ ORDER = [
     {"journal"},
     {"submission"},
     {"generation"},
-    {"settings", "credentials", "keys", "assets", "events", "hooks", "limits"},
+    {"settings", "credentials", "keys", "assets", "events", "prefect_api"},
+    {"hooks", "limits"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},
     {"flows", "jobs"},
@@ -69,3 +71,9 @@ def test_a_module_imports_from_below_only(level):
     for module in ORDER[level]:
         own = {name.split(".")[1] for name in imports(module) if name.startswith("prefect_xai_video.")} - {module}
         assert own <= below, f"{module} imports {own - below}"
+
+
+@pytest.mark.parametrize("name", prefect_xai_video.__all__)
+def test_the_types_of_public_names_can_be_read_at_run_time(name):
+    public = getattr(prefect_xai_video, name)
+    get_type_hints(getattr(public, "fn", public))

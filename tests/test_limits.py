@@ -186,24 +186,6 @@ async def test_the_budget_does_not_give_way(status, prefect_answers):
     assert caught.value.transient
 
 
-async def test_a_question_that_crossed_a_write_is_soon_asked_again(limited, monkeypatch):
-    await limited(REQUESTS, 5, 1)
-    send, refusals, pauses = httpx.AsyncHTTPTransport.handle_async_request, iter([503, 503, 503]), []
-
-    async def busy(self, request):
-        status = next(refusals, None) if request.url.path.endswith("/increment") else None
-        return httpx.Response(status, request=request) if status else await send(self, request)
-
-    async def sleep(seconds):
-        pauses.append(seconds)
-
-    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", busy)
-    monkeypatch.setattr("prefect.client.base.anyio.sleep", sleep)
-    await Permit()(build_request("A cat", duration=1), repeated=False)
-    assert [round(pause, 1) for pause in pauses] == [0.1, 0.1, 0.2]
-    assert sum(pauses) < 1, "Prefect's client would have waited 2 + 4 + 8 s."
-
-
 @pytest.mark.parametrize(("status", "kept"), [(403, False), (500, True), (None, True)])
 async def test_a_server_that_does_not_tell_its_limits_has_none(status, kept, prefect_answers, caplog):
     prefect_answers(status)

@@ -1,10 +1,9 @@
 """Where videos and their receipts lie: a local directory, or an S3 bucket."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem
 
 from prefect_xai_video.errors import StorageError
@@ -15,8 +14,11 @@ if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 
     Storage: TypeAlias = S3Bucket | LocalFileSystem
+else:
+    # `prefect_aws` is slow to import: a video that stays on this machine does without it.
+    Storage = Block
 
-__all__ = ["UPLOAD_SECONDS", "Held", "LocalStore", "Misplaced", "Overtaken", "VideoStore", "open_store"]
+__all__ = ["UPLOAD_SECONDS", "Held", "LocalStore", "Misplaced", "Overtaken", "Storage", "VideoStore", "open_store"]
 
 
 def open_store(storage: Storage | None, home: Path) -> VideoStore:
@@ -33,7 +35,6 @@ def open_store(storage: Storage | None, home: Path) -> VideoStore:
         return LocalStore(home)
     if isinstance(storage, LocalFileSystem):
         return LocalStore(Path(storage.basepath or "."))
-    # Slow to import: a video that stays on this machine does without it.
     from prefect_aws import S3Bucket  # noqa: PLC0415
 
     from prefect_xai_video.stores.bucket import S3Store  # noqa: PLC0415

@@ -272,6 +272,11 @@ class TestGenerateThenEdit:
             await generate_then_edit(**TWO_CATS | {"duration": 9}, storage=directory, credentials=xai)
         assert submissions() == 0
 
+    async def test_fields_in_place_of_a_saved_block_are_refused_before_anything_is_sent(self, xai, submissions):
+        with pytest.raises(InvalidRequest, match="storage: a block given by its fields basepath is not allowed"):
+            await generate_then_edit(**TWO_CATS, storage={"basepath": "/videos"}, credentials=xai)
+        assert submissions() == 0
+
 
 class TestDraftAndFinal:
     """A draft, a person's word, the final."""
