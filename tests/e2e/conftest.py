@@ -27,13 +27,19 @@ async def browser():
         await chromium.close()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def tab(browser):
+    """The tab in which all pages are opened: in a new one, the UIs would be compiled again each time."""
+    tab = await browser.new_page(viewport={"width": 1200, "height": 2400}, reduced_motion="reduce")
+    tab.set_default_timeout(PATIENCE_MS)
+    return tab
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(browser):
+async def page(tab):
     """An empty page, high enough for a form."""
-    page = await browser.new_page(viewport={"width": 1200, "height": 2400}, reduced_motion="reduce")
-    page.set_default_timeout(PATIENCE_MS)
-    yield page
-    await page.close()
+    yield tab
+    await tab.goto("about:blank")
 
 
 @pytest.fixture(params=UIS, ids=lambda ui: ui.name)

@@ -273,6 +273,11 @@ def wait_until(there, patience: float = 120) -> None:
     raise TimeoutError
 
 
+def has_ended(run_id: UUID) -> bool:
+    with get_client(sync_client=True) as prefect:
+        return prefect.read_flow_run(run_id).state.is_final()
+
+
 def has_said(run_id: UUID, words: str) -> None:
     """Wait until the log of a run has a line with these words."""
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
@@ -474,6 +479,9 @@ async def ask_for_video(page, ui, server_url, deployment_id, **values) -> UUID:
 
 async def open_artifact(page, ui, server_url, run: UUID) -> None:
     """Wait for the end of a run, and open its artifact, as a person would."""
+    # What a browser draws of a run in progress costs more than the run.
+    await page.goto("about:blank")
+    wait_until(lambda: has_ended(run))
     await page.goto(f"{server_url}{ui.path}/runs/flow-run/{run}", wait_until="commit")
     await expect(page.get_by_text(re.compile("^(Completed|Failed)$")).first).to_be_visible()
     await page.get_by_text("Artifacts", exact=True).click()
