@@ -16,7 +16,14 @@ import traceback
 
 import pausing
 
-for name in ("fastapi", "prefect._internal.metrics", "prefect.cli.flow_run", "prefect.flow_engine"):
+for name in (
+    "fastapi",
+    "prefect._internal.metrics",
+    "prefect.cli.flow_run",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect_xai_video.stores.bucket",
+):
     importlib.import_module(name)
 gc.freeze()
 
