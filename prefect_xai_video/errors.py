@@ -39,6 +39,8 @@ class XaiVideoError(Exception):
         code: xAI's own error code.
         cost_usd: What was paid, in USD, where known.
         retry_after: Seconds that the server asked to wait.
+        trace_id: xAI's `x-request-id` of the response; xAI's support asks for it.
+        answer: Redacted beginning of a response that could not be understood; it may hold a request id.
         transient: Whether the same call may succeed later by itself; Prefect's retries go by it.
     """
 
@@ -55,6 +57,8 @@ class XaiVideoError(Exception):
         code: str | None = None,
         cost_usd: Decimal | None = None,
         retry_after: float | None = None,
+        trace_id: str | None = None,
+        answer: str | None = None,
         transient: bool | None = None,
         maybe_paid: bool = False,
     ) -> None:
@@ -68,6 +72,8 @@ class XaiVideoError(Exception):
         self.code = code
         self.cost_usd = cost_usd
         self.retry_after = retry_after
+        self.trace_id = trace_id
+        self.answer = answer
         if transient is not None:
             self.transient = transient
 
@@ -83,6 +89,8 @@ class XaiVideoError(Exception):
             "HTTP": self.http_status,
             "code": self.code,
             "cost": None if self.cost_usd is None else dollars(self.cost_usd),
+            "trace id": self.trace_id,
+            "response": None if self.answer is None else repr(self.answer),
         }
         known = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         return f"{self.message} ({known})" if known else self.message
