@@ -1,16 +1,19 @@
 """XaiVideoClient: xAI's calls over httpx. It knows no Prefect and no store.
 
 A POST is sent again only where the service surely did not accept it; a GET whenever it may help. The API key goes
-to the API host and nowhere else: downloads have a connection pool of their own, without it.
+to the API host and nowhere else: downloads have a connection pool of their own, without it. No text of a response
+leaves this module without redaction.
 """
 
 import asyncio
 import logging
 import ssl
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +40,8 @@ from prefect_xai_video.errors import (
     SubmissionUnknown,
     XaiVideoError,
 )
+from prefect_xai_video.redaction import MAX_CODE, Redaction
+from prefect_xai_video.replies import Reply, aread_reply, read_reply
 from prefect_xai_video.requests import VideoRequest, wire_url
 from prefect_xai_video.responses import (
     VideoStatus,
@@ -45,13 +50,15 @@ from prefect_xai_video.responses import (
     parse_request_id,
     parse_retry_after,
     parse_status,
-    without_prompt,
 )
 
 DEFAULT_BASE_URL = "https://api.x.ai/v1"
 
-SHORTEST_KEY = 8
-"""A shorter API key is taken for one of an emulator: it is not worth hiding."""
+REFUSED = frozenset({400, 401, 403, 404, 405, 413, 415, 422, 429})
+"""HTTP statuses of a POST that was surely not accepted. Nothing public says the same of any other."""
+
+ME_SECONDS = 5
+"""How long `me` may take: it is asked just before a POST, which must not wait for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +98,10 @@ class Retries:
     longest_wait: float = 10
     longest_retry_after: float = 120
 
+    def is_too_long(self, retry_after: float | None) -> bool:
+        """Whether a server asks for a wait that is not waited for."""
+        return retry_after is not None and retry_after > self.longest_retry_after
+
     def of(self, worth: Callable[[XaiVideoError], bool]) -> AsyncRetrying:
         """Make a retry loop for errors that are transient, and that `worth` approves of."""
 
@@ -110,6 +121,37 @@ class Retries:
             before_sleep=_log_repetition,
             reraise=True,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A POST that was accepted.
+
+    Attributes:
+        request_id: xAI's request id.
+        trace_id: xAI's `x-request-id` of the response; xAI's support asks for it.
+        at: When the response was sent, by xAI's clock.
+    """
+
+    request_id: str
+    trace_id: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Departure:
+    """The moment at which the first byte of a POST leaves, seen through httpx's `trace` extension."""
+
+    before_send: Callable[[], None] | None
+    begun: bool = field(default=False, init=False)
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        # A proxy is sent a CONNECT of its own first.
+        if event != "http11.send_request_headers.started" or info["request"].method != b"POST":
+            return
+        if self.before_send is not None:
+            self.before_send()
+        self.begun = True
 
 
 class XaiVideoClient:
@@ -141,6 +183,7 @@ class XaiVideoClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._key = check_api_key(api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key)
+        self._redact = Redaction(self._key)
         self.base_url = check_base_url(base_url)
         self.timeouts = timeouts
         self.retries = retries
@@ -174,13 +217,22 @@ class XaiVideoClient:
             ApiError: If it was refused.
             SubmissionUnknown: If it may have been accepted.
         """
+        client_request_id = new_client_request_id()
         async for attempt in self.retries.of(lambda error: error.resend_safe):
             with attempt:
-                return await asyncio.to_thread(self.submit, request)
+                accepted = await asyncio.to_thread(self.submit, request, client_request_id=client_request_id)
+                return accepted.request_id
         raise AssertionError("unreachable")
 
-    def submit(self, request: VideoRequest, upload_url: str | None = None) -> str:
-        """Send one POST, once, and block until it is answered.
+    def submit(
+        self,
+        request: VideoRequest,
+        upload_url: str | None = None,
+        *,
+        client_request_id: str | None = None,
+        before_send: Callable[[], None] | None = None,
+    ) -> Accepted:
+        """Send one POST, once, and block until its response arrives.
 
         It blocks on purpose. Once a POST is on its way it can't be called back, and only its reply holds the request
         id: run it in a thread, which no cancellation of a task or of its event loop can interrupt.
@@ -188,51 +240,89 @@ class XaiVideoClient:
         Args:
             request: What is asked for.
             upload_url: Signed URL to which the service is to put the video.
+            client_request_id: Sent as `x-client-request-id`; xAI's support asks for it. Default: a new one.
+            before_send: Called once the connection is open, before any byte of the request leaves. An error that
+                it raises is passed on: nothing was sent.
 
         Raises:
             ApiError: If it was refused.
             SubmissionUnknown: If it may have been accepted.
         """
         body = request.body(upload_url)
+        departure = _Departure(before_send)
         try:
             # A connection of its own: one that dies while it is idle can't be told from one whose reply was lost.
-            with httpx.Client(headers=self._headers, verify=_tls()) as connection:
-                answer = connection.post(
-                    f"{self.base_url}{request.endpoint}", json=body, timeout=self._timeout(self.timeouts.start)
-                )
-        except httpx.InvalidURL as error:
-            raise RequestRejected(f"The base URL {self.base_url!r} is not valid: {error}.") from None
-        except _NOT_SENT as error:
-            raise ServiceUnavailable(f"No connection to {self.base_url}: {_reason(error)}.") from error
+            with (
+                httpx.Client(headers=self._headers, verify=_tls()) as connection,
+                redacted_log(self._redact),
+                connection.stream(
+                    "POST",
+                    f"{self.base_url}{request.endpoint}",
+                    json=body,
+                    headers=_client_request_id(client_request_id),
+                    timeout=self._timeout(self.timeouts.start),
+                    extensions={"trace": departure},
+                ) as response,
+            ):
+                reply = read_reply(response, self.timeouts.start)
         except httpx.RequestError as error:
-            raise self._unknown(f"no answer could be read ({_reason(error)})") from error
-        return self._request_id_of(answer, request.prompt)
+            if not departure.begun:
+                raise ServiceUnavailable(f"No connection to {self.base_url}: {self._reason(error)}.") from error
+            raise _unknown(f"no response could be read ({self._reason(error)})") from error
+        return self._accepted(reply, self._redact.with_prompt(request.prompt))
 
-    def _request_id_of(self, answer: httpx.Response, prompt: str) -> str:
-        if answer.is_success:
-            request_id = parse_request_id(answer.content)
-            if request_id is None:
-                raise self._unknown("the answer has no request id", answer.status_code)
-            return request_id
-        turned_away = answer.status_code == 503 and parse_retry_after(answer.headers) is not None
-        if (answer.status_code >= 500 and not turned_away) or answer.status_code == 408:
-            raise self._unknown(f"the service answered HTTP {answer.status_code}", answer.status_code)
-        raise self._error(answer, prompt=prompt)
+    def _accepted(self, reply: Reply, redact: Redaction) -> Accepted:
+        if reply.status in REFUSED:
+            raise self._error(reply, redact=redact)
+        trace_id = self._trace_id(reply)
+        problem = f"xAI responded with HTTP {reply.status}"
+        if 200 <= reply.status < 300:
+            request_id = parse_request_id(reply.content, redact)
+            if request_id is not None:
+                return Accepted(request_id, trace_id, reply.at)
+            problem = "the response has no usable request id"
+        raise _unknown(
+            f"{problem}; {reply.problem}" if reply.problem else problem,
+            http_status=reply.status,
+            trace_id=trace_id,
+            answer=redact(reply.content.decode(errors="replace")) or None,
+            at=reply.at,
+        )
 
-    async def get(self, request_id: str) -> VideoStatus:
+    async def get(self, request_id: str, *, client_request_id: str | None = None) -> VideoStatus:
         """Ask once what has become of a request. Free; repeated after network errors, 429 and 5xx.
 
+        Args:
+            request_id: xAI's request id.
+            client_request_id: Sent as `x-client-request-id`; xAI's support asks for it. Default: a new one.
+
         Raises:
-            ApiError: If there is no answer to be had, with the request id.
+            ApiError: If no response could be had, with the request id.
         """
+        path = f"/videos/{quote(request_id, safe='')}"
         async for attempt in self.retries.of(lambda error: True):
             with attempt:
-                answer = await self._fetch(f"/videos/{quote(request_id, safe='')}", request_id)
-                status = parse_status(request_id, answer.status_code, answer.content)
+                reply = await self._fetch(path, request_id, client_request_id)
+                status = parse_status(request_id, reply.status, reply.content, self._redact)
                 if status is not None:
                     return status
-                raise self._error(answer, request_id)
+                raise self._error(reply, request_id)
         raise AssertionError("unreachable")
+
+    async def me(self) -> Mapping[str, Any]:
+        """Ask once, without repetition and within 5 s, whose API key this is. It costs nothing.
+
+        Returns:
+            xAI's response; among others `user_id` and `team_id`.
+
+        Raises:
+            ApiError: If no response could be had.
+        """
+        reply = await self._fetch("/me", seconds=ME_SECONDS)
+        facts = as_object(reply.content)
+        if reply.status != 200 or not facts:
+            raise self._error(reply)
+        return _redacted_facts(facts, self._redact)
 
     async def check_key(self) -> Mapping[str, Any]:
         """Ask what the API key is and may do, without spending anything.
@@ -246,15 +336,15 @@ class XaiVideoClient:
         """
         async for attempt in self.retries.of(lambda error: True):
             with attempt:
-                answer = await self._fetch("/api-key")
-                if answer.status_code != 200:
-                    raise self._error(answer)
-                facts = as_object(answer.content)
+                reply = await self._fetch("/api-key")
+                if reply.status != 200:
+                    raise self._error(reply)
+                facts = _redacted_facts(as_object(reply.content), self._redact)
                 if not facts.keys() & {"acls", "name", *_BARRED}:
                     raise ServiceUnavailable(f"{self.base_url} does not answer like xAI; is it the right base URL?")
         barred = [name for name in _BARRED if facts.get(name)]
         if barred:
-            raise AuthenticationFailed(f"xAI does not accept this API key: {', '.join(barred)}.")
+            raise AuthenticationFailed(f"xAI rejected this API key: {', '.join(barred)}.")
         return facts
 
     async def download(self, url: str, target: Path) -> Download:
@@ -288,42 +378,65 @@ class XaiVideoClient:
                 async for piece in answer.aiter_raw():
                     await asyncio.to_thread(fetched.write, piece)
         except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise DownloadError(f"The download broke after {fetched.size} bytes: {_reason(error)}.") from None
+            raise DownloadError(f"The download broke after {fetched.size} bytes: {self._reason(error)}.") from None
 
-    async def _fetch(self, path: str, request_id: str | None = None) -> httpx.Response:
+    async def _fetch(
+        self,
+        path: str,
+        request_id: str | None = None,
+        client_request_id: str | None = None,
+        seconds: float | None = None,
+    ) -> Reply:
+        """Send one GET and read its response, within a bound of time and size."""
+        seconds = self.timeouts.get if seconds is None else seconds
         try:
-            return await self._api.get(f"{self.base_url}{path}", timeout=self._timeout(self.timeouts.get))
+            async with asyncio.timeout(self.timeouts.connect + seconds):
+                with redacted_log(self._redact):
+                    async with self._api.stream(
+                        "GET",
+                        f"{self.base_url}{path}",
+                        headers=_client_request_id(client_request_id),
+                        timeout=self._timeout(seconds),
+                    ) as response:
+                        reply = await aread_reply(response, seconds)
+        except TimeoutError:
+            problem = f"it took more than {self.timeouts.connect + seconds:g} s"
         except httpx.RequestError as error:
-            raise ServiceUnavailable(
-                f"No answer from {self.base_url}: {_reason(error)}.", request_id=request_id
-            ) from error
+            problem = self._reason(error)
+        else:
+            if reply.problem is None or 400 <= reply.status < 500:
+                return reply
+            problem = reply.problem
+        raise ServiceUnavailable(f"No response from {self.base_url}: {problem}.", request_id=request_id)
 
     def _timeout(self, seconds: float) -> httpx.Timeout:
-        return httpx.Timeout(seconds, connect=self.timeouts.connect)
+        return httpx.Timeout(seconds, connect=min(self.timeouts.connect, seconds))
 
-    def _unknown(self, what: str, http_status: int | None = None) -> SubmissionUnknown:
-        return SubmissionUnknown(
-            f"The submission may have been accepted, and paid for: {what}.", http_status=http_status
-        )
+    def _trace_id(self, reply: Reply) -> str | None:
+        return reply.trace_id and (self._redact(reply.trace_id, MAX_CODE) or None)
 
-    def _error(self, answer: httpx.Response, request_id: str | None = None, prompt: str = "") -> ApiError:
-        """The error that an answer stands for. Whatever the server says, it repeats neither key nor prompt."""
-        # A key of a few letters is none of xAI's, and would be found within words.
-        known = self._key.encode() if len(self._key) >= SHORTEST_KEY else None
-        code, text = parse_error(answer.content.replace(known, b"***") if known else answer.content)
-        said = without_prompt(text or answer.reason_phrase or "no text", prompt)
-        kind = _kind_of(answer.status_code, said)
-        retry_after = parse_retry_after(answer.headers)
-        too_long = (retry_after or 0) > self.retries.longest_retry_after
+    def _error(self, reply: Reply, request_id: str | None = None, redact: Redaction | None = None) -> ApiError:
+        """The error that a response stands for. Whatever it says, the error repeats neither key nor prompt."""
+        redact = redact or self._redact
+        code, text = parse_error(reply.content, redact)
+        said = text or redact(reply.reason) or "no text"
+        kind = _kind_of(reply.status, said)
+        retry_after = parse_retry_after(reply.headers)
         return kind(
             f"{_MEANING[kind]}: {said}",
             request_id=request_id,
-            http_status=answer.status_code,
+            http_status=reply.status,
             code=code,
             retry_after=retry_after,
-            # Who would be asked again too early is not asked again at all: Prefect does not know how long to wait.
-            transient=False if too_long else None,
+            trace_id=self._trace_id(reply),
+            at=reply.at,
+            # Prefect's retries can't wait for as long as was asked, so that a retry would come too early.
+            transient=False if self.retries.is_too_long(retry_after) else None,
         )
+
+    def _reason(self, error: Exception) -> str:
+        """Why a call failed. It may quote a line of the response."""
+        return self._redact(str(error)) or type(error).__name__
 
 
 def check_api_key(api_key: str) -> str:
@@ -346,20 +459,20 @@ def check_base_url(base_url: str) -> str:
     """
     if base_url.lower().startswith("data:"):
         raise InvalidRequest("base_url: a data: URL is not allowed; allowed: an https:// URL.")
+    if any(mark in base_url for mark in "@?#"):
+        raise InvalidRequest(
+            "base_url: a user, a query or a fragment is not allowed; allowed: an https:// URL with host and path."
+        )
+    try:
+        httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f"base_url: {error}; allowed: an https:// URL.") from None
     return wire_url(base_url, "base_url").rstrip("/")
 
 
 _BARRED = ("team_blocked", "api_key_blocked", "api_key_disabled")
 
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-)
-"""How a call ends that never left this machine."""
+_MAX_DEPTH = 5
 
 _MEANING: dict[type[ApiError], str] = {
     AuthenticationFailed: "xAI does not accept the API key",
@@ -394,34 +507,76 @@ def _kind_of(http_status: int, text: str) -> type[ApiError]:
             return RequestRejected
 
 
-_url_is_secret = ContextVar("_url_is_secret", default=False)
+_log_redaction: ContextVar[Callable[[object], object] | None] = ContextVar("_log_redaction", default=None)
 
 
-def _hide_url(record: logging.LogRecord) -> bool:
-    """Httpx logs each URL at INFO, but whoever has that of a video has the video."""
-    if _url_is_secret.get() and isinstance(record.args, tuple):
-        record.args = tuple(
-            f"{arg.scheme}://{arg.host}/…" if isinstance(arg, httpx.URL) else arg for arg in record.args
-        )
+def _redact_record(record: logging.LogRecord) -> bool:
+    """Httpx logs each URL and reason phrase at INFO: whoever has the URL of a video has the video."""
+    redact = _log_redaction.get()
+    if redact is not None and isinstance(record.args, tuple):
+        record.args = tuple(redact(arg) for arg in record.args)
     return True
 
 
-logging.getLogger("httpx").addFilter(_hide_url)
+logging.getLogger("httpx").addFilter(_redact_record)
 
 
 @contextmanager
-def unlogged_urls() -> Iterator[None]:
-    """Keep the URLs of a block out of httpx's log."""
-    token = _url_is_secret.set(True)
+def redacted_log(redact: Redaction, *, hide_urls: bool = False) -> Iterator[None]:
+    """Redact httpx's log in a block.
+
+    Args:
+        redact: Applied to all texts.
+        hide_urls: Whether only scheme and host of URLs are logged.
+    """
+
+    def redacted(arg: object) -> object:
+        if hide_urls and isinstance(arg, httpx.URL):
+            return f"{arg.scheme}://{arg.host}/…"
+        return redact(arg) if isinstance(arg, str) else arg
+
+    token = _log_redaction.set(redacted)
     try:
         yield
     finally:
-        _url_is_secret.reset(token)
+        _log_redaction.reset(token)
 
 
-def _reason(error: Exception) -> str:
-    """Why a call failed, without any URL, which may be signed."""
-    return f"{type(error).__name__}" if "://" in str(error) or not str(error) else str(error)
+def unlogged_urls() -> AbstractContextManager[None]:
+    """Keep the URLs of a block out of httpx's log."""
+    return redacted_log(Redaction(), hide_urls=True)
+
+
+def _unknown(problem: str, **facts: Any) -> SubmissionUnknown:
+    return SubmissionUnknown(f"The submission may have been accepted, and paid for: {problem}.", **facts)
+
+
+def new_client_request_id() -> str:
+    """Make an id for `x-client-request-id`."""
+    return uuid.uuid4().hex
+
+
+def _client_request_id(client_request_id: str | None) -> dict[str, str]:
+    return {"x-client-request-id": client_request_id or new_client_request_id()}
+
+
+def _redacted_facts(facts: Mapping[str, Any], redact: Redaction) -> Mapping[str, Any]:
+    return {redact(name): _redacted_fact(value, redact) for name, value in facts.items()}
+
+
+def _redacted_fact(value: object, redact: Redaction, depth: int = 1) -> object:
+    """Redact all texts of a part of a response; what is nested absurdly deep is left out."""
+    match value:
+        case str():
+            return redact(value)
+        case Mapping() if depth < _MAX_DEPTH:
+            return {redact(name): _redacted_fact(part, redact, depth + 1) for name, part in value.items()}
+        case list() if depth < _MAX_DEPTH:
+            return [_redacted_fact(part, redact, depth + 1) for part in value]
+        case int() | float():
+            return value
+        case _:
+            return None
 
 
 def _error_in(state: RetryCallState) -> BaseException | None:

@@ -24,6 +24,7 @@ Two questions matter to a caller, and each error answers them: `resend_safe` (ca
 `transient` (may the same call succeed later by itself?). Calling again with the same key is always safe.
 """
 
+from datetime import datetime
 from decimal import Decimal
 
 from prefect_xai_video.capabilities import dollars
@@ -41,6 +42,7 @@ class XaiVideoError(Exception):
         retry_after: Seconds that the server asked to wait.
         trace_id: xAI's `x-request-id` of the response; xAI's support asks for it.
         answer: Redacted beginning of a response that could not be understood; it may hold a request id.
+        at: When the response was sent, by xAI's clock.
         transient: Whether the same call may succeed later by itself; Prefect's retries go by it.
     """
 
@@ -59,6 +61,7 @@ class XaiVideoError(Exception):
         retry_after: float | None = None,
         trace_id: str | None = None,
         answer: str | None = None,
+        at: datetime | None = None,
         transient: bool | None = None,
         maybe_paid: bool = False,
     ) -> None:
@@ -74,6 +77,7 @@ class XaiVideoError(Exception):
         self.retry_after = retry_after
         self.trace_id = trace_id
         self.answer = answer
+        self.at = at
         if transient is not None:
             self.transient = transient
 
@@ -117,7 +121,7 @@ class StorageError(XaiVideoError):
 
 
 class ApiError(XaiVideoError):
-    """xAI, or the way to it, said no. On a POST this means: surely not accepted."""
+    """xAI rejected the call or could not be reached. For a submission this guarantees that it was not accepted."""
 
 
 class AuthenticationFailed(ApiError):
@@ -145,7 +149,7 @@ class ServiceUnavailable(ApiError):
 
 
 class SubmissionUnknown(XaiVideoError):
-    """A POST may have been accepted, but its reply never came: sending it again may pay twice."""
+    """A POST may have been accepted, but no request id could be read: sending it again may pay twice."""
 
     nothing_accepted = False
 

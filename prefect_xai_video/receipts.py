@@ -44,8 +44,9 @@ from prefect_xai_video.errors import (
     VideoModerated,
     XaiVideoError,
 )
+from prefect_xai_video.redaction import Redaction
 from prefect_xai_video.requests import VideoRequest
-from prefect_xai_video.responses import VideoStatus, without_prompt
+from prefect_xai_video.responses import VideoStatus
 
 ReceiptState = Literal[
     "sending", "refused", "unknown", "submitted", "done", "stored", "failed", "moderated", "expired"
@@ -569,7 +570,7 @@ def _facts_of(request: VideoRequest) -> dict[str, Any]:
 
 
 def _bad_end(status: VideoStatus, prompt: object) -> GenerationError:
-    said = f": {without_prompt(status.message, prompt)}" if status.message else "."
+    said = f": {Redaction(prompt=prompt)(status.message)}" if status.message else "."
     http_status = 400 if status.state == "moderated" and status.code else None
     match status.state:
         case "moderated":

@@ -15,16 +15,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from prefect_xai_video.capabilities import plain
+from prefect_xai_video.redaction import MAX_CODE, MAX_TEXT, Redaction
 
 State = Literal["pending", "done", "failed", "moderated", "expired"]
 
 _TICKS_EXPONENT = -10
 """xAI counts money in ticks of 1e-10 USD."""
-_MAX_TEXT = 500
-_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]+")
-_INLINE_DATA = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
-_PLAIN_BEGINNING = re.compile(r'[^"\\\n]{4,12}')
-_MODERATION = re.compile(r"moderat", re.IGNORECASE)
+_MAX_TICKS = 10**16
+"""One million USD. A larger cost is an error of xAI's, and is ignored."""
+_MAX_DURATION = 86_400
+_MAX_DIGITS = 25
+_MAX_URL = 16_384
+_MAX_REQUEST_ID = 500
+_NUMBER = re.compile(r"-?[0-9]{1,25}")
+_MAY_BE_MODERATED = {400, 403, 422, 451}
+_MODERATION = re.compile(r"moderated|moderation", re.IGNORECASE)
 
 
 class VideoStatus(BaseModel):
@@ -55,82 +60,87 @@ class VideoStatus(BaseModel):
     message: str | None = None
 
 
-def parse_request_id(body: bytes) -> str | None:
-    """Read the request id from the answer to a POST; None if there is none in it."""
+def parse_request_id(body: bytes, redact: Redaction) -> str | None:
+    """Read the request id from the response to a POST; None if there is none that can be used.
+
+    Only a text in `request_id` counts: a number, an `id` or a nested one may be something else.
+    """
     request_id = as_object(body).get("request_id")
-    return request_id if isinstance(request_id, str) and request_id.strip() else None
+    if not isinstance(request_id, str) or not request_id.strip() or not request_id.isprintable():
+        return None
+    return request_id if redact(request_id, _MAX_REQUEST_ID) == request_id.strip() else None
 
 
-def parse_status(request_id: str, http_status: int, body: bytes) -> VideoStatus | None:
-    """Read one answer of `get`.
+def parse_status(request_id: str, http_status: int, body: bytes, redact: Redaction) -> VideoStatus | None:
+    """Read one response of `get`.
 
     Args:
         request_id: The id that was asked for.
-        http_status: HTTP status of the answer.
-        body: The answer's body.
+        http_status: HTTP status of the response.
+        body: Its body.
+        redact: Applied to all texts in it.
 
     Returns:
-        The status, or None where the answer is an error, or no answer that can be understood.
+        The status, or None where the response is an error, or can't be understood.
     """
     answer = as_object(body)
     if http_status == 202:
         return VideoStatus(request_id=request_id, state="pending", progress=_progress(answer))
-    if http_status == 400 and _is_moderation(body):
-        code, message = parse_error(body)
+    if http_status in _MAY_BE_MODERATED and _is_moderation(body):
+        code, message = parse_error(body, redact)
         cost = _cost_usd(answer)
         return VideoStatus(request_id=request_id, state="moderated", cost_usd=cost, code=code, message=message)
     if http_status != 200 or not answer:
         return None
-    return _parse_known(request_id, answer)
+    return _parse_known(request_id, answer, redact)
 
 
-def _parse_known(request_id: str, answer: Mapping[str, Any]) -> VideoStatus:
+def _parse_known(request_id: str, answer: Mapping[str, Any], redact: Redaction) -> VideoStatus:
     video = _mapping(answer.get("video"))
-    url = _text(video.get("url")) or _text(_mapping(video.get("file_output")).get("public_url"))
+    url = _url(video.get("url")) or _url(_mapping(video.get("file_output")).get("public_url"))
     code, message = _error_of(answer)
     return VideoStatus(
         request_id=request_id,
         state=_state(answer, video, url),
         progress=_progress(answer),
         url=SecretStr(url) if url else None,
-        duration=_whole(video.get("duration")),
-        model=_text(answer.get("model")),
+        duration=_duration(video),
+        model=_redacted(answer.get("model"), redact, MAX_CODE),
         cost_usd=_cost_usd(answer),
-        code=code,
-        message=message,
+        code=_redacted(code, redact, MAX_CODE),
+        message=_redacted(message, redact),
     )
 
 
 def _state(answer: Mapping[str, Any], video: Mapping[str, Any], url: str | None) -> State:
     blocked = video.get("respect_moderation") is False and not url
+    failed: State = "moderated" if any(part and _MODERATION.search(part) for part in _error_of(answer)) else "failed"
     match answer.get("status"):
         case "done" | None if blocked:
             return "moderated"
         case "done":
             return "done"
         case "failed":
-            return "moderated" if _MODERATION.search(_error_of(answer)[0] or "") else "failed"
+            return failed
         case "expired":
             return "expired"
         case None if url:
             return "done"
         case None if answer.get("error"):
-            return "failed"
+            return failed
         case _:
             return "pending"
 
 
-def parse_error(body: bytes) -> tuple[str | None, str | None]:
-    """Read an error answer in any of its shapes: flat, nested, text, empty.
+def parse_error(body: bytes, redact: Redaction) -> tuple[str | None, str | None]:
+    """Read an error response in any of its shapes: flat, nested, text, empty.
 
     Returns:
-        xAI's code and text, each None where there is none. The text is cut to a readable length and holds no
-        query string of a URL and no inline data, since those may carry a signature or a picture.
+        xAI's code and text, redacted, each None where there is none.
     """
     answer = as_object(body)
-    if answer:
-        return _error_of(answer)
-    return None, _readable(body.decode(errors="replace")) or None
+    code, message = _error_of(answer) if answer else (None, body.decode(errors="replace"))
+    return _redacted(code, redact, MAX_CODE), _redacted(message, redact)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -147,18 +157,8 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         until = parsedate_to_datetime(value)
         now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
         return max((until - now).total_seconds(), 0)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
-
-
-def without_prompt(text: str, prompt: object) -> str:
-    """Take the prompt out of a text of the service's, which may quote it, whole, cut or escaped."""
-    if not isinstance(prompt, str) or len(prompt) < 4:
-        return text
-    text = text.replace(prompt, "…")
-    plain = _PLAIN_BEGINNING.match(prompt)
-    begin = text.find(plain[0]) if plain else -1
-    return text if begin < 0 else f"{text[:begin]}…"
 
 
 def _error_of(answer: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -170,44 +170,59 @@ def _error_of(answer: Mapping[str, Any]) -> tuple[str | None, str | None]:
         code = answer.get("code")
         message = error or answer.get("message")
     return (
-        None if code is None else str(code),
-        _readable(message) if isinstance(message, str) else None,
+        str(code) if isinstance(code, str | int) else None,
+        message if isinstance(message, str) else None,
     )
 
 
 def _is_moderation(body: bytes) -> bool:
-    return any(part and _MODERATION.search(part) for part in parse_error(body))
+    answer = as_object(body)
+    parts = _error_of(answer) if answer else (body.decode(errors="replace"),)
+    return any(part and _MODERATION.search(part) for part in parts)
 
 
 def as_object(body: bytes) -> Mapping[str, Any]:
-    """Read a JSON object; an empty one where the body is none."""
+    """Read a JSON object; an empty one where the body is none. Numbers that are not finite or too long are None."""
     try:
-        return _mapping(json.loads(body))
+        return _mapping(json.loads(body, parse_int=_int, parse_float=_float, parse_constant=lambda _: None))
     except (ValueError, RecursionError):
         return {}
+
+
+def _int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
+
+
+def _float(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _redacted(text: object, redact: Redaction, max_length: int = MAX_TEXT) -> str | None:
+    return (redact(text, max_length) or None) if isinstance(text, str) else None
 
 
-def _readable(text: str) -> str:
-    text = _INLINE_DATA.sub("data:…", _URL_QUERY.sub(r"\1?…", text.strip()))
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+def _url(value: object) -> str | None:
+    """A URL as it is: signed ones are redacted where they are shown, not here."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_URL:
+        return None
+    return value if value.isascii() and value.isprintable() else None
 
 
 def _whole(value: object) -> int | None:
     """A number as an int; None for what is no number. Digits in a string count: proto JSON writes int64 so."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return round(value) if isinstance(value, float) else int(value)
-    except (ValueError, OverflowError):
-        return None
+    if isinstance(value, str):
+        return int(value) if _NUMBER.fullmatch(value) else None
+    return round(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _duration(video: Mapping[str, Any]) -> int | None:
+    duration = _whole(video.get("duration"))
+    return duration if duration is not None and 0 <= duration <= _MAX_DURATION else None
 
 
 def _progress(answer: Mapping[str, Any]) -> int | None:
@@ -217,6 +232,6 @@ def _progress(answer: Mapping[str, Any]) -> int | None:
 
 def _cost_usd(answer: Mapping[str, Any]) -> Decimal | None:
     ticks = _whole(_mapping(answer.get("usage")).get("cost_in_usd_ticks"))
-    if ticks is None or ticks < 0:
+    if ticks is None or not 0 <= ticks <= _MAX_TICKS:
         return None
     return plain(Decimal(ticks).scaleb(_TICKS_EXPONENT))

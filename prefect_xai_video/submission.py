@@ -13,7 +13,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from prefect_xai_video.client import XaiVideoClient
+from prefect_xai_video.client import Accepted, XaiVideoClient
 from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, SubmissionUnknown, XaiVideoError
 from prefect_xai_video.journal import CLAIM_SECONDS, MOST_OVERTAKEN, OVERTAKEN_WAIT_SECONDS, Journal
 from prefect_xai_video.receipts import ENDED_BADLY, Reason, Receipt, new_claim
@@ -216,7 +216,7 @@ class Submission:
 
     async def _send_and_note(self, held: Held) -> Receipt:
         try:
-            request_id = await self._send(held)
+            accepted = await self._send(held)
         except SubmissionUnknown as error:
             return await self._note(held, Receipt.unknown, error)
         except XaiVideoError as error:
@@ -227,9 +227,9 @@ class Submission:
                 f"The submission ended in a way that nobody foresaw: {type(error).__name__}."
             )
             return await self._note(held, Receipt.unknown, unforeseen)
-        return await self._note_request_id(held, request_id)
+        return await self._note_request_id(held, accepted.request_id)
 
-    async def _send(self, held: Held) -> str:
+    async def _send(self, held: Held) -> Accepted:
         receipt = held.receipt
         if not receipt.attempt.direct:
             return self.client.submit(self.request)

@@ -102,4 +102,4 @@ async def test_the_async_flow_collects_too(prefect_server, xai, directory):
 
 
 def xai_start(xai) -> str:
-    return xai.get_client().submit(REQUEST)
+    return xai.get_client().submit(REQUEST).request_id

@@ -284,7 +284,7 @@ async def test_the_flow_explains_a_failure_once(prompt, said, directory, xai):
 async def test_what_is_tried_again_is_not_explained_before_it_has_failed(directory, xai, monkeypatch):
     monkeypatch.setattr(astart_video, "retry_delay_seconds", 0)
     state = await agenerate_video(
-        "A cat to be tried again [fault:start-503-retry-after*6]",
+        "A cat to be tried again [fault:start-429-retry-after*6]",
         duration=1,
         storage=directory,
         credentials=xai,

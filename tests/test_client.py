@@ -62,7 +62,6 @@ async def test_start_sends_the_body_the_key_and_its_version():
     [
         answer("429 Too Many Requests", TOO_MANY),
         answer("429 Too Many Requests", TOO_MANY, "Retry-After: 0"),
-        answer("503 Service Unavailable", b"busy", "Retry-After: 0"),
     ],
 )
 async def test_a_post_is_sent_again_where_it_was_surely_refused(refusal):
@@ -79,13 +78,18 @@ async def test_a_post_is_sent_again_where_it_was_surely_refused(refusal):
         (answer("500 Internal Server Error", b"{}"), 500),
         (answer("502 Bad Gateway", b"error code: 502"), 502),
         (answer("503 Service Unavailable", b"no Retry-After"), 503),
+        (answer("503 Service Unavailable", b"busy", "Retry-After: 0"), 503),
+        (answer("307 Temporary Redirect", b"", "Location: http://127.0.0.1:1/"), 307),
+        (answer("409 Conflict"), 409),
+        (answer("425 Too Early"), 425),
+        (answer("499 Client Closed Request"), 499),
         (answer("504 Gateway Timeout"), 504),
         (answer("408 Request Timeout"), 408),
         (answer("200 OK", b"<html>"), 200),
         (answer("200 OK", b'{"request_id":null}'), 200),
-        (answer("200 OK", ACCEPTED, length=10_000), None),
+        (answer("200 OK", ACCEPTED, length=10_000), 200),
         (b"no HTTP at all\r\n\r\n", None),
-        (answer("200 OK", b"no gzip", "Content-Encoding: gzip"), None),
+        (answer("200 OK", b"no gzip", "Content-Encoding: gzip"), 200),
     ],
 )
 async def test_a_post_of_unknown_outcome_is_never_sent_again(outcome, status):
@@ -120,7 +124,7 @@ async def test_a_post_of_unknown_outcome_is_never_sent_again(outcome, status):
         (answer("405 Method Not Allowed"), RequestRejected, "Method Not Allowed"),
         (answer("415 Unsupported Media Type"), RequestRejected, "Unsupported"),
         (answer("422 Unprocessable Entity", b"Failed to deserialize the JSON body"), RequestRejected, "deserialize"),
-        (answer("307 Temporary Redirect", b"", "Location: http://127.0.0.1:1/"), RequestRejected, "Redirect"),
+        (answer("413 Payload Too Large"), RequestRejected, "Payload"),
     ],
 )
 async def test_a_refusal_is_told_once_with_what_the_service_said(refusal, kind, text):
@@ -392,6 +396,5 @@ async def test_a_request_id_can_not_lead_elsewhere():
 
 
 async def test_a_base_url_that_is_none_is_a_refusal():
-    async with XaiVideoClient(KEY, "https://127.0.0.1:port/v1") as xai:
-        with pytest.raises(RequestRejected, match="base URL"):
-            await xai.start(REQUEST)
+    with pytest.raises(InvalidRequest, match="base_url"):
+        XaiVideoClient(KEY, "https://127.0.0.1:port/v1")

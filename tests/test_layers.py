@@ -22,12 +22,14 @@ WITHOUT_PREFECT = (
     "presigning",
     "previews",
     "receipts",
+    "redaction",
+    "replies",
     "requests",
     "responses",
     "submission",
 )
 ORDER = [
-    {"capabilities", "markdown", "previews"},
+    {"capabilities", "markdown", "previews", "redaction", "replies"},
     {"errors"},
     {"polling", "presigning", "responses", "synchronous"},
     {"requests"},

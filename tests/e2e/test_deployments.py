@@ -357,7 +357,7 @@ def test_forms_show_the_blocks(first):
 
 def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it_does(worker, env, s3):
     command = [sys.executable, "-m", "prefect", "deployment", "run", GENERATE, "--watch"]
-    prompt = "prompt=A cat by command [fault:start-503-retry-after]"
+    prompt = "prompt=A cat by command [fault:start-429-retry-after]"
     parameters = ["-p", prompt, "-p", "duration=1", "-p", "key=by/command"]
     result = subprocess.run([*command, *parameters], env=env, capture_output=True, text=True, check=False)
 

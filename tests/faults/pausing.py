@@ -63,13 +63,17 @@ def after(owner, name):
 
 def while_posting():
     """The whole request is sent, and nothing of its reply is read."""
-    post = httpx.Client.post
+    stream = httpx.Client.stream
 
-    def trace(event, _):
-        if event == "http11.receive_response_headers.started":
-            pause()
+    def paused(*args, extensions, **kwargs):
+        def trace(event, info):
+            extensions["trace"](event, info)
+            if event == "http11.receive_response_headers.started":
+                pause()
 
-    httpx.Client.post = lambda *args, **kwargs: post(*args, **kwargs, extensions={"trace": trace})
+        return stream(*args, **kwargs, extensions={"trace": trace})
+
+    httpx.Client.stream = paused
 
 
 def while_downloading():

@@ -34,7 +34,7 @@ EXPECTED = {fault: FINE for fault in Fault if fault.stage in {"poll", "download"
     Fault.START_429_RETRY_AFTER: FINE,
     Fault.START_429_DATE: FINE,
     Fault.START_503: ("SubmissionUnknown", "SubmissionUnknown", 0),
-    Fault.START_503_RETRY_AFTER: FINE,
+    Fault.START_503_RETRY_AFTER: ("SubmissionUnknown", "SubmissionUnknown", 0),
     Fault.START_CUT: ("SubmissionUnknown", "SubmissionUnknown", 0),
     Fault.START_ACCEPTED_CUT: LOST,
     Fault.START_ACCEPTED_500: LOST,

@@ -26,6 +26,7 @@ from scripted import mp4
 from stepwise import DEAD, Caller
 
 from prefect_xai_video import Retries, Timeouts, generation, journal, submission
+from prefect_xai_video.client import Accepted
 from prefect_xai_video.download import Download
 from prefect_xai_video.errors import (
     DownloadError,
@@ -224,14 +225,14 @@ class Client:
     def __init__(self, world: "World", caller: Caller) -> None:
         self.world, self.caller = world, caller
 
-    def submit(self, request, upload_url=None):
+    def submit(self, request, upload_url=None, **_):
         post = self.world.posted(self.caller, upload_url)
         how = self.caller.stop("submit")
         post.accepted = how in {"accepted", "cut after", "unreadable", "killed after"}
         match how:
             case "accepted":
                 post.replied = True
-                return post.request_id
+                return Accepted(post.request_id)
             case "429" | "503" | "400":
                 post.refused = True
                 kind = {"429": RateLimited, "503": ServiceUnavailable, "400": RequestRejected}[how]
@@ -242,7 +243,7 @@ class Client:
                 self.caller.stop(DEAD)
         raise SubmissionUnknown("The submission may have been accepted, and paid for.")
 
-    async def get(self, request_id):
+    async def get(self, request_id, **_):
         self.caller.asked = request_id
         how = await self.caller.astop("get")
         if how == "down":
