@@ -585,7 +585,7 @@ def _bad_end(status: VideoStatus, prompt: object) -> GenerationError:
 
 def _unsigned(url: SecretStr | None) -> str | None:
     text = url.get_secret_value() if url else ""
-    return text if text and "?" not in text else None
+    return text if text and Redaction()(text, len(text)) == text else None
 
 
 def _now() -> datetime:

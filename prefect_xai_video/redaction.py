@@ -26,13 +26,14 @@ _LAYERS = 3
 
 _UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+")
 _JSON_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([\"'\\/bfnrt]))")
+_PERCENT_ESCAPES = re.compile(r"(?:%[0-9a-fA-F]{2})+")
 _HTML_ESCAPE = re.compile(r"&(?:#[xX][0-9a-fA-F]{1,6}|#[0-9]{1,7}|[A-Za-z][A-Za-z0-9]{1,30});")
 
 _INLINE_DATA = re.compile(r"data:[\w.+-]{0,100}[/;,][^\s\"'<>]*", re.IGNORECASE)
 _URL = re.compile(r"://[^\s\"'<>]+")
 _QUERY = re.compile(r"\?(?=[^\s\"'<>?=&]{1,100}=)[^\s\"'<>]+")
 _SECRET_PARAMETER = re.compile(
-    r"(?<![\w-])((?:x-(?:amz|goog)-[\w-]{1,50}|[\w-]{0,20}(?:signature|token|secret|password)|sig|policy"
+    r"(?<![\w-])(?=[\w-])((?:x-(?:amz|goog)-[\w-]{1,50}|[\w-]{0,20}(?:signature|token|secret|password)|sig|policy"
     r"|key-pair-id|awsaccesskeyid|googleaccessid|api_?key)=)[^\s\"'<>&]+",
     re.IGNORECASE,
 )
@@ -117,7 +118,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _from_percent(text: str) -> str:
-    return unquote(text, errors="replace")
+    return _PERCENT_ESCAPES.sub(lambda found: unquote(found[0], errors="replace"), text)
 
 
 def _from_html(text: str) -> str:

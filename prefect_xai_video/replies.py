@@ -113,7 +113,7 @@ class _Body:
         try:
             unpacked = unpacking.decompress(content, MAX_REPLY_BYTES + 1)
         except zlib.error:
-            self.problem = self.problem or f"it can't be decoded ({encoding[:20]!r})"
+            self.problem = self.problem or "it can't be decoded"
             return content
         if len(unpacked) > MAX_REPLY_BYTES:
             self.problem = f"it has more than {MAX_REPLY_BYTES} bytes"

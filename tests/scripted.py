@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -27,10 +28,18 @@ def answer(status: str, body: bytes = b"", *headers: str, length: int | None = N
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
+class Trickle:
+    """Instead of an answer: bytes, and then more of them for as long as they are read."""
+
+    def __init__(self, head: bytes, more: bytes) -> None:
+        self.head, self.more = head, more
+
+
 class ScriptedServer:
     """Answers one connection after the other with the next piece of its script.
 
-    A piece is the bytes of an answer, `CUT`, `SILENCE`, or a function that is called to get one of these.
+    A piece is the bytes of an answer, `CUT`, `SILENCE`, a `Trickle`, or a function that is called to get one of
+    these.
     """
 
     def __init__(self, script: Iterable[object]) -> None:
@@ -38,6 +47,8 @@ class ScriptedServer:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.requests: list[str] = []
+        self.received = b""
+        self.accepted = threading.Event()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -61,19 +72,36 @@ class ScriptedServer:
             except OSError:
                 return
             self._open.append(connection)
+            self.accepted.set()
             with suppress(OSError):
                 self.requests.append(self._read(connection))
                 step = piece() if callable(piece) else piece
                 if isinstance(step, bytes):
                     connection.sendall(step)
+                if isinstance(step, Trickle):
+                    self._trickle(connection, step)
                 if step is not SILENCE:
                     connection.shutdown(socket.SHUT_RDWR)
                     connection.close()
 
+    def join(self) -> None:
+        """Wait until the script has ended."""
+        self._thread.join(10)
+
+    def _trickle(self, connection: socket.socket, trickle: Trickle) -> None:
+        connection.sendall(trickle.head)
+        while True:
+            connection.sendall(trickle.more)
+            time.sleep(0.02)
+
     def _read(self, connection: socket.socket) -> str:
         data = b""
         while b"\r\n\r\n" not in data:
-            data += connection.recv(65536)
+            received = connection.recv(65536)
+            if not received:
+                raise ConnectionError
+            self.received += received
+            data += received
         head, _, body = data.partition(b"\r\n\r\n")
         length = next(
             (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")),

@@ -1,16 +1,22 @@
+import asyncio
+import gzip
 import hashlib
 import json
+import logging
+import re
 import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from scripted import CUT, SILENCE, ScriptedServer, answer, box, mp4
+from scripted import CUT, SILENCE, ScriptedServer, Trickle, answer, box, mp4
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient
+from prefect_xai_video.client import Accepted
 from prefect_xai_video.errors import (
     AccessDenied,
+    ApiError,
     AuthenticationFailed,
     DownloadError,
     InvalidRequest,
@@ -32,6 +38,8 @@ ACCEPTED = answer("200 OK", json.dumps({"request_id": ID}).encode())
 PENDING = answer("202 Accepted")
 TOO_MANY = b'{"code":"resource-exhausted","error":"Too many requests for team"}'
 MP4 = "Content-Type: video/mp4"
+AT = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
+DATE = f"Date: {format_datetime(AT, usegmt=True)}"
 
 
 def client(server, **options):
@@ -99,6 +107,182 @@ async def test_a_post_of_unknown_outcome_is_never_sent_again(outcome, status):
     assert error.http_status == status
     assert not error.resend_safe
     assert not error.transient
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"abc-1"}',
+        b'{"request_id":7100001}',
+        b'{"data":{"request_id":"abc-1"}}',
+        b'{"request_id":["abc-1"]}',
+        b'"abc-1"',
+        b'{"request_id":"abc-1","status":"pen',
+        b"request abc-1 was accepted",
+    ],
+)
+async def test_what_may_hold_a_request_id_is_kept_for_a_person(body):
+    for length in len(body), 10_000:
+        reply = answer("200 OK", body, "x-request-id: trace-1", DATE, length=length)
+        error, sent = await start([reply, ACCEPTED])
+        assert type(error) is SubmissionUnknown
+        assert len(sent) == 1
+        assert error.answer == body.decode()
+        assert (error.http_status, error.trace_id, error.at) == (200, "trace-1", AT)
+        assert body.decode() in str(error).replace("\\", "")
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "409 Conflict", "302 Found"])
+async def test_a_response_of_unknown_outcome_is_kept_for_a_person(status):
+    error, _ = await start([answer(status, b'{"request_id":"abc-1"}', "x-request-id: trace-1")])
+    assert type(error) is SubmissionUnknown
+    assert (error.answer, error.trace_id) == ('{"request_id":"abc-1"}', "trace-1")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_an_id_that_arrived_whole_counts_though_the_connection_broke(packed):
+    body = json.dumps({"request_id": ID}).encode()
+    headers = ["Content-Encoding: gzip"] if packed else []
+    request_id, _ = await start([answer("200 OK", gzip.compress(body) if packed else body, *headers, length=10_000)])
+    assert request_id == ID
+
+
+HUGE = b'{"request_id":"abc-1","padding":"' + b"a " * 10**6
+"""More than is read of any response."""
+
+
+@pytest.mark.parametrize(("body", "headers"), [(HUGE, []), (gzip.compress(HUGE), ["Content-Encoding: gzip"])])
+async def test_a_huge_response_to_a_post_is_of_unknown_outcome_and_its_beginning_is_kept(body, headers):
+    error, _ = await start([answer("200 OK", body, *headers)])
+    assert type(error) is SubmissionUnknown
+    assert error.answer.startswith('{"request_id":"abc-1"')
+    assert len(error.answer) == 500
+
+
+async def test_an_endless_response_to_a_post_is_given_up():
+    with ScriptedServer([Trickle(b"HTTP/1.1 200 OK\r\n\r\n", b" ")]) as server:
+        async with client(server, timeouts=Timeouts(start=0.3)) as xai:
+            with pytest.raises(SubmissionUnknown, match=r"it took more than 0\.3 s"):
+                await asyncio.to_thread(xai.submit, REQUEST)
+
+
+@pytest.mark.parametrize("body", [HUGE, gzip.compress(HUGE)])
+async def test_a_huge_response_to_a_poll_is_refused(body):
+    headers = ["Content-Encoding: gzip"] if body != HUGE else []
+    error, sent = await get([answer("200 OK", body, *headers)] * 3)
+    assert type(error) is ServiceUnavailable
+    assert error.request_id == ID
+    assert "more than 262144 bytes" in str(error)
+    assert len(sent) == 3
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\na: "])
+async def test_an_endless_response_to_a_poll_is_given_up(head):
+    with ScriptedServer([Trickle(head, b" ")] * 3) as server:
+        async with client(server, timeouts=Timeouts(connect=0.1, get=0.2)) as xai:
+            with pytest.raises(ServiceUnavailable, match="it took more than"):
+                await xai.get(ID)
+
+
+async def test_a_post_tells_when_and_under_which_id_it_was_accepted():
+    reply = answer("200 OK", json.dumps({"request_id": ID}).encode(), "x-request-id: trace-1", DATE)
+    with ScriptedServer([reply]) as server:
+        async with client(server) as xai:
+            accepted = await asyncio.to_thread(xai.submit, REQUEST, client_request_id="claim-1")
+    assert accepted == Accepted(ID, "trace-1", AT)
+    assert "x-client-request-id: claim-1\r\n" in server.requests[0]
+
+
+async def test_a_refusal_tells_when_and_under_which_id_it_was_refused():
+    error, _ = await start([answer("400 Bad Request", b"{}", "x-request-id: trace-1", DATE)])
+    assert (error.trace_id, error.at) == ("trace-1", AT)
+
+
+async def test_every_call_has_an_id_of_ours():
+    me = answer("200 OK", b'{"team_id":"t"}')
+    key = answer("200 OK", b'{"name":"k"}')
+    with ScriptedServer([ACCEPTED, PENDING, PENDING, key, me]) as server:
+        async with client(server) as xai:
+            await xai.start(REQUEST)
+            await xai.get(ID)
+            await xai.get(ID, client_request_id="claim-1")
+            await xai.check_key()
+            await xai.me()
+    ids = [re.search(r"x-client-request-id: (\S+)", sent)[1] for sent in server.requests]
+    assert len(set(ids)) == 5
+    assert ids[2] == "claim-1"
+
+
+async def test_what_is_asked_before_sending_is_asked_once_the_connection_is_open_and_may_forbid_it():
+    def forbid():
+        connected.append(server.accepted.wait(10))
+        raise StorageError("The claim was given up.")
+
+    connected = []
+    with ScriptedServer([ACCEPTED]) as server:
+        async with client(server) as xai:
+            with pytest.raises(StorageError, match="given up"):
+                await asyncio.to_thread(xai.submit, REQUEST, before_send=forbid)
+            server.join()
+    assert connected == [True]
+    assert server.received == b""
+
+
+async def test_whose_key_it_is_is_asked_once():
+    with ScriptedServer([answer("200 OK", b'{"team_id":"team-1","user_id":null}'), CUT]) as server:
+        async with client(server) as xai:
+            assert await xai.me() == {"team_id": "team-1", "user_id": None}
+            with pytest.raises(ServiceUnavailable):
+                await xai.me()
+    assert [sent.split(" HTTP")[0] for sent in server.requests] == ["GET /v1/me"] * 2
+
+
+@pytest.mark.parametrize("reply", [answer("404 Not Found"), answer("200 OK", b"[]"), SILENCE])
+async def test_whose_key_it_is_may_not_be_known(reply, monkeypatch):
+    monkeypatch.setattr("prefect_xai_video.client.ME_SECONDS", 0.3)
+    with ScriptedServer([reply]) as server:
+        async with client(server) as xai:
+            with pytest.raises(ApiError):
+                await xai.me()
+
+
+ECHO = KEY.replace("-", "\\u002d")
+"""The API key as JSON may write it."""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        answer("400 Bad Request", b'{"error":"' + ECHO.encode() + b'"}'),
+        answer("400 Bad Request", b'{"error":"No","code":"' + ECHO.encode() + b'"}'),
+        answer("400 Bad Request", b'{"error":{"message":"No","type":"' + KEY.encode() + b'"}}'),
+        answer(f"400 {KEY}"),
+        answer("400 Bad Request", b"No", f"x-request-id: {KEY}"),
+        answer("200 OK", b'{"request_id":"' + ECHO.encode() + b'"}'),
+        answer("200 OK", b'{"id":"' + ECHO.encode() + b'"}'),
+        answer("200 OK", KEY.encode(), f"Content-Encoding: {KEY}"),
+        f"HTTP/1.1 {KEY}\r\n\r\n".encode(),
+        f"{KEY} HTTP/1.1\r\n\r\n".encode(),
+    ],
+)
+async def test_a_key_that_is_echoed_reaches_neither_error_nor_log(reply, caplog):
+    caplog.set_level(logging.INFO)
+    for error, _ in await start([reply]), await get([reply] * 3):
+        assert KEY not in repr(vars(error)) + str(error) + caplog.text
+        assert "very" not in repr(vars(error)) + str(error)
+
+
+async def test_a_key_that_is_echoed_reaches_no_status():
+    body = {"status": "failed", "error": {"code": KEY, "message": f"Bad {KEY}"}, "model": KEY}
+    status, _ = await get([answer("200 OK", json.dumps(body).encode())])
+    assert KEY not in repr(status)
+    assert (status.code, status.message, status.model) == ("***", "Bad ***", "***")
+
+
+async def test_a_key_that_is_echoed_reaches_no_facts():
+    with ScriptedServer([answer("200 OK", json.dumps({"name": KEY, "acls": [{KEY: [KEY, 1]}]}).encode())]) as server:
+        async with client(server) as xai:
+            assert await xai.check_key() == {"name": "***", "acls": [{"***": ["***", 1]}]}
 
 
 @pytest.mark.parametrize(
@@ -374,7 +558,9 @@ async def test_a_disk_that_takes_no_more_is_a_storage_error(tmp_path):
     assert "No space left" in str(error)
 
 
-@pytest.mark.parametrize("base_url", ["http://api.x.ai/v1", "api.x.ai/v1", "ftp://api.x.ai"])
+@pytest.mark.parametrize(
+    "base_url", ["http://api.x.ai/v1", "api.x.ai/v1", "ftp://api.x.ai", "https://api.x.ai:port", "https:///v1"]
+)
 def test_the_key_is_never_sent_in_clear(base_url):
     with pytest.raises(InvalidRequest, match="base_url"):
         XaiVideoClient(KEY, base_url)
@@ -398,3 +584,11 @@ async def test_a_request_id_can_not_lead_elsewhere():
 async def test_a_base_url_that_is_none_is_a_refusal():
     with pytest.raises(InvalidRequest, match="base_url"):
         XaiVideoClient(KEY, "https://127.0.0.1:port/v1")
+
+
+@pytest.mark.parametrize("rest", ["v1?token=s3cr3t", "v1#s3cr3t", "v1?"])
+@pytest.mark.parametrize("user", ["", "s3cr3t:s3cr3t@"])
+def test_a_base_url_holds_nothing_secret(user, rest):
+    with pytest.raises(InvalidRequest, match="base_url") as caught:
+        XaiVideoClient(KEY, f"https://{user}api.x.ai/{rest if not user else 'v1'}")
+    assert "s3cr3t" not in str(caught.value)

@@ -42,7 +42,12 @@ def test_the_key_is_in_no_representation(xai):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("XAI_API_KEY", "two words"), ("XAI_BASE_URL", "http://api.x.ai/v1")]
+    ("variable", "value"),
+    [
+        ("XAI_API_KEY", "two words"),
+        ("XAI_BASE_URL", "http://api.x.ai/v1"),
+        ("XAI_BASE_URL", "https://two words@api.x.ai/v1"),
+    ],
 )
 def test_a_bad_environment_is_one_sentence_that_names_the_variable(monkeypatch, variable, value):
     monkeypatch.setenv("XAI_API_KEY", API_KEY)
@@ -52,7 +57,10 @@ def test_a_bad_environment_is_one_sentence_that_names_the_variable(monkeypatch, 
     assert "two words" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://api.x.ai/v1", "api.x.ai", "data:foo"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://api.x.ai/v1", "api.x.ai", "data:foo", "https://user:pass@api.x.ai/v1", "https://api.x.ai/v1?token=a"],
+)
 def test_a_base_url_in_clear_is_refused(url):
     with pytest.raises(ValueError, match="base_url"):
         XaiCredentials(api_key="k", base_url=url)

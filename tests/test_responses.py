@@ -1,10 +1,13 @@
 import json
+import math
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_xai_video.redaction import Redaction
-from prefect_xai_video.responses import parse_error, parse_request_id, parse_status
+from prefect_xai_video.responses import VideoStatus, parse_error, parse_request_id, parse_retry_after, parse_status
 
 ID = "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
 URL = f"https://vidgen.x.ai/xai-vidgen-bucket/xai-video-{ID}.mp4"
@@ -54,6 +57,17 @@ def test_a_url_is_not_shown_by_what_prints_a_status():
         (200, {"status": "expired"}, "expired", None),
         (200, {"status": "failed", "error": {"code": "internal_error", "message": "Oops"}}, "failed", None),
         (200, {"status": "failed", "error": "Oops"}, "failed", None),
+        (
+            200,
+            {"status": "failed", "error": {"code": "invalid_argument", "message": "Rejected by content moderation."}},
+            "moderated",
+            None,
+        ),
+        (200, {"status": "failed", "error": {"code": "content_moderated"}}, "moderated", None),
+        (200, {"status": "failed", "error": "The video was moderated."}, "moderated", None),
+        (200, {"error": "The video was moderated."}, "moderated", None),
+        (200, {"status": "failed", "error": {"message": "Use moderate motion"}}, "failed", None),
+        (403, {"code": "imagine:content-moderated", "error": "Rejected."}, "moderated", None),
         (200, {"status": "failed"}, "failed", None),
         (200, {"error": "Oops"}, "failed", None),
         (400, {"code": "imagine:content-moderated", "error": "Rejected."}, "moderated", None),
@@ -113,6 +127,15 @@ def test_a_moderated_answer_tells_its_cost_code_and_text():
         (-1, None),
         ("x", None),
         (True, None),
+        (10**16, "1000000"),
+        (10**16 + 1, None),
+        (10**400, None),
+        ("9" * 5000, None),
+        ("1_0", None),
+        (1e300, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ({"n": 1}, None),
     ],
 )
 def test_ticks_become_exact_dollars(ticks, usd):
@@ -121,10 +144,81 @@ def test_ticks_become_exact_dollars(ticks, usd):
 
 
 @pytest.mark.parametrize(
-    ("told", "progress"), [(24, 24), (24.6, 25), ("24", 24), (-5, 0), (140, 100), (None, None), ("soon", None)]
+    ("told", "progress"),
+    [(24, 24), (24.6, 25), ("24", 24), (-5, 0), (140, 100), (None, None), ("soon", None)]
+    + [(10**400, None), (float("inf"), None), (1e300, 100), ("9" * 5000, None), ([24], None)],
 )
 def test_progress_is_a_percentage_or_nothing(told, progress):
     assert status(202, {"progress": told}).progress == progress
+
+
+@pytest.mark.parametrize(
+    ("told", "duration"),
+    [(6, 6), (6.04, 6), ("6", 6), (0, 0), (-1, None), (10**6, None), (float("nan"), None)],
+)
+def test_duration_is_in_seconds_or_not_told(told, duration):
+    parsed = status(200, {"status": "done", "video": {"url": URL, "duration": told}})
+    assert (parsed.state, parsed.duration) == ("done", duration)
+
+
+def test_a_number_of_thousands_of_digits_is_ignored_and_the_rest_is_read():
+    body = json.dumps({"status": "done", "video": {"url": URL, "duration": 7}}).replace(": 7", ": " + "9" * 5000)
+    parsed = status(200, body.encode())
+    assert (parsed.state, parsed.duration) == ("done", None)
+
+
+def test_a_failure_by_moderation_tells_its_cost():
+    error = {"code": "invalid_argument", "message": "Rejected by content moderation."}
+    parsed = status(200, {"status": "failed", "error": error, "usage": {"cost_in_usd_ticks": 500000000}})
+    assert (parsed.state, parsed.cost_usd, parsed.code) == ("moderated", Decimal("0.05"), "invalid_argument")
+
+
+NUMBERS = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([10**400, -(10**400)]), st.text("0123456789.-e", max_size=40)
+)
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(st.characters(), max_size=20)),
+    lambda part: st.one_of(st.lists(part, max_size=3), st.dictionaries(st.text(max_size=5), part, max_size=3)),
+    max_leaves=5,
+)
+STATES = st.sampled_from(["done", "pending", "failed", "expired", "new"])
+ANSWERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": STATES | JSON,
+        "progress": JSON,
+        "model": JSON,
+        "error": JSON | st.fixed_dictionaries({}, optional={"code": JSON, "message": JSON}),
+        "usage": JSON | st.fixed_dictionaries({"cost_in_usd_ticks": JSON}),
+        "video": JSON | st.fixed_dictionaries({}, optional={"url": JSON, "duration": JSON}),
+        "request_id": JSON,
+    },
+)
+
+
+@given(http_status=st.sampled_from([200, 202, 400, 404, 500]), body=ANSWERS | st.binary(max_size=50))
+def test_no_response_crashes_or_becomes_what_can_not_be_stored(http_status, body):
+    parsed = status(http_status, body)
+    if parsed is not None:
+        assert VideoStatus.model_validate_json(parsed.model_dump_json()).state == parsed.state
+        assert parsed.cost_usd is None or 0 <= parsed.cost_usd <= 10**6
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    for text in (*parse_error(content, REDACT), parse_request_id(content, REDACT)):
+        assert text is None or text.encode()
+
+
+@given(st.text("0123456789.-+eE naMoJuGT:,", max_size=40) | st.sampled_from(["9" * 5000, "1e400", "nan", "-1"]))
+def test_no_retry_after_crashes(value):
+    for headers in {"Retry-After": value}, {"Retry-After": "Thu, 26 Nov 2026 10:00:00 GMT", "Date": value}:
+        wait = parse_retry_after(headers)
+        assert wait is None or 0 <= wait < math.inf
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x/\u00e9", "https://x/\ud800", "https://x/\n", "https://x/" + "a" * 20000, "", 7]
+)
+def test_a_url_that_can_not_be_one_is_none(url):
+    assert status(200, {"status": "done", "video": {"url": url}}).url is None
 
 
 def test_a_public_url_is_taken_where_there_is_no_other():
@@ -163,6 +257,13 @@ def test_an_error_text_repeats_no_signature_and_no_picture():
         (b'{"request_id":"abc"}', "abc"),
         (b'{"request_id":""}', None),
         (b'{"request_id":7}', None),
+        (b'{"request_id":" "}', None),
+        (b'{"request_id":"a\\nb"}', None),
+        (b'{"request_id":"\\ud800"}', None),
+        (b'{"request_id":"' + b"a" * 501 + b'"}', None),
+        (b'{"request_id":["abc"]}', None),
+        (b'{"id":"abc"}', None),
+        (b'{"request_id":"abc"', None),
         (b"{}", None),
         (b"", None),
         (b"[1]", None),
