@@ -18,11 +18,13 @@ def main() -> None:
     emulator = Emulator(
         render_seconds=options.render_seconds,
         api_key=options.api_key,
+        team=options.team,
         url_ttl_seconds=options.url_ttl_seconds,
         credits_usd=options.credits,
         requests_per_second=options.requests_per_second,
         log=options.log,
         port=options.port,
+        state=options.state,
         clock_ahead_seconds=options.clock_ahead_seconds,
     )
     try:
@@ -51,6 +53,18 @@ def _parser() -> argparse.ArgumentParser:
         "--log", type=Path, metavar="FILE", help="append each request to this file as one line of JSON"
     )
     parser.add_argument("--api-key", metavar="KEY", help="accept this key only (default: any that is not empty)")
+    parser.add_argument(
+        "--team",
+        default="emulator",
+        metavar="ID",
+        help="id of the team that all keys belong to (default: emulator)",
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIRECTORY",
+        help="keep requests and videos there, so that a later emulator goes on with them (default: they end with it)",
+    )
     parser.add_argument(
         "--url-ttl-seconds",
         type=float,

@@ -45,6 +45,7 @@ def create_app(service: Service) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with service.production.running():
+            service.resume()
             yield
 
     app = Starlette(routes=_routes(), exception_handlers=_EXCEPTION_HANDLERS, lifespan=lifespan)
@@ -103,7 +104,10 @@ async def _poll(request: Request) -> ASGIApp:
     note_request_id(request, request_id)
     service.check_key(request.headers.get("authorization"))
     service.check_rate()
-    return answer_poll(service, service.video(request_id))
+    video = service.video(request_id)
+    answer = answer_poll(service, video)
+    service.save(video)
+    return answer
 
 
 async def _models(request: Request) -> Response:

@@ -205,6 +205,11 @@ class ChosenFaults:
         return fault in self._left
 
     @property
+    def left(self) -> dict[Fault, float]:
+        """How often each may still happen."""
+        return dict(self._left)
+
+    @property
     def names(self) -> list[str]:
         """The names of all, whether they have happened or not."""
         return [fault.value for fault in self._left]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from prefect_xai_video.capabilities import estimate_cost
+from prefect_xai_video.capabilities import capabilities_of, estimate_cost
 from prefect_xai_video.emulator.sizes import Size, resolution_of
 from prefect_xai_video.emulator.validation import AcceptedRequest
 from prefect_xai_video.emulator.videos import TICK_DIGITS, Video
@@ -60,9 +60,11 @@ def _row(video: Video) -> dict[str, Any]:
 
 def _billed_resolution(request: AcceptedRequest, size: Size) -> str:
     """The resolution of a size, or the highest that the model has a price for."""
-    prices = request.entry.usd_per_second
+    entry = capabilities_of(request.model)
     resolution = resolution_of(size)
-    return resolution if resolution in prices else list(prices)[-1]
+    if entry is None or resolution in entry.usd_per_second:
+        return resolution
+    return list(entry.usd_per_second)[-1]
 
 
 def _amount(usd: Decimal) -> str:

@@ -5,7 +5,7 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,16 +16,23 @@ from prefect_xai_video.client import unlogged_urls
 from prefect_xai_video.emulator.inputs import Contents, RenderFailed, contents_of, is_loopback
 from prefect_xai_video.emulator.ledger import cost_of
 from prefect_xai_video.emulator.outcomes import check_upload, outcome_of
+from prefect_xai_video.emulator.state import replaced
 from prefect_xai_video.emulator.videos import Video
 
 logger = logging.getLogger(__name__)
 
 
 class Production:
-    """Makes videos in the background. Drawing happens in threads, so that polls are answered meanwhile."""
+    """Makes videos in the background. Drawing happens in threads, so that polls are answered meanwhile.
 
-    def __init__(self, render_seconds: float) -> None:
+    Args:
+        render_seconds: How long a render takes at least.
+        on_made: Called with each video once its outcome is known.
+    """
+
+    def __init__(self, render_seconds: float, on_made: Callable[[Video], None]) -> None:
         self._render_seconds = render_seconds
+        self._on_made = on_made
         # Without certificates, which take 50 ms to load: it talks to this machine only.
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._client = httpx.AsyncClient(trust_env=False, timeout=10, verify=tls)
@@ -66,6 +73,7 @@ class Production:
         except Exception:
             logger.exception("The emulator could not make video %s", video.request_id)
             video.fail(RenderFailed("Internal error.", "internal_error"))
+        self._on_made(video)
 
     async def _draw(self, video: Video) -> None:
         contents = await contents_of(video.request, self._client)
@@ -94,6 +102,7 @@ class Production:
 def _draw(video: Video, contents: Contents, stop: threading.Event) -> None:
     from prefect_xai_video.emulator.render import render  # noqa: PLC0415 - the only module that needs PyAV
 
-    rendered = render(video.request, contents, video.path, stop)
+    with replaced(video.path) as part:
+        rendered = render(video.request, contents, part, stop)
     video.seconds = rendered.seconds
     video.cost_usd = cost_of(video.request, rendered.input_seconds, rendered.size)

@@ -22,6 +22,7 @@ from prefect_xai_video.emulator.connections import Address, UnreliableConnection
 from prefect_xai_video.emulator.ledger import ledger
 from prefect_xai_video.emulator.requestlog import LoggedRequests, RequestLog
 from prefect_xai_video.emulator.service import Service, Settings
+from prefect_xai_video.emulator.state import State
 
 _HOST = "127.0.0.1"
 _PATIENCE_SECONDS = 0.5
@@ -42,11 +43,14 @@ class Emulator:
     Args:
         render_seconds: How long a render takes at least.
         api_key: The one key that is accepted; None accepts any that is not empty.
+        team: Id of the team that all keys belong to; with a state directory, requests of another team are unknown.
         url_ttl_seconds: How long the URL of a finished video lives.
         credits_usd: What may be billed in all; None is no limit.
         requests_per_second: How many submissions and polls a second are answered; None is no limit.
         log: File to which each request is appended as one line of JSON.
         port: Port on 127.0.0.1; 0 takes a free one.
+        state: Directory where requests and videos are kept, so that a later emulator knows them and goes on with
+            them. Without one they end with the block.
         clock_ahead_seconds: How far its wall clock runs ahead of this machine's: in Date and Retry-After, in the
             ledger and the log, and for when files expire. Renders and URLs of results take the time they take.
     """
@@ -56,11 +60,13 @@ class Emulator:
         *,
         render_seconds: float = 4,
         api_key: str | None = None,
+        team: str = "emulator",
         url_ttl_seconds: float = 3600,
         credits_usd: Decimal | float | str | None = None,
         requests_per_second: int | None = None,
         log: Path | None = None,
         port: int = 0,
+        state: Path | None = None,
         clock_ahead_seconds: float = 0,
     ) -> None:
         self.base_url = ""
@@ -68,6 +74,7 @@ class Emulator:
             Settings(
                 render_seconds=render_seconds,
                 api_key=api_key,
+                team=team,
                 url_ttl_seconds=url_ttl_seconds,
                 credits_usd=None if credits_usd is None else Decimal(str(credits_usd)),
                 requests_per_second=requests_per_second,
@@ -77,6 +84,7 @@ class Emulator:
         self._log = RequestLog()
         self._log_path = log
         self._port = port
+        self._state = state
         self._block = ExitStack()
 
     def __enter__(self) -> Self:
@@ -84,12 +92,16 @@ class Emulator:
 
         Raises:
             ImportError: If PyAV is missing.
-            OSError: If the port is taken, or the log can't be written.
+            OSError: If the port is taken, or the log or the state can't be written.
         """
         if importlib.util.find_spec("av") is None:
             raise ImportError("The emulator renders with PyAV; install prefect-xai-video[emulator].")
         with ExitStack() as block:
-            self._service.directory = Path(block.enter_context(TemporaryDirectory(prefix="xai-emulator-")))
+            if self._state is None:
+                self._service.directory = Path(block.enter_context(TemporaryDirectory(prefix="xai-emulator-")))
+            else:
+                self._service.directory = self._state.absolute()
+                self._service.state = State(self._service.directory, self._service.settings.team)
             if self._log_path is not None:
                 self._log.open(self._log_path)
             block.callback(self._log.close)

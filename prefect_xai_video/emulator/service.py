@@ -14,6 +14,7 @@ from prefect_xai_video.emulator.faults import ChosenFaults, FaultChoice
 from prefect_xai_video.emulator.inputs import UNSEEN_CLIP_SECONDS, UNSEEN_CLIP_SIZE
 from prefect_xai_video.emulator.ledger import billed_usd, cost_of
 from prefect_xai_video.emulator.production import Production
+from prefect_xai_video.emulator.state import State
 from prefect_xai_video.emulator.validation import AcceptedRequest
 from prefect_xai_video.emulator.videos import Video
 
@@ -25,6 +26,7 @@ class Settings:
     Attributes:
         render_seconds: How long a render takes at least.
         api_key: The one key that is accepted; None accepts any that is not empty.
+        team: Id of the team that all keys belong to.
         url_ttl_seconds: How long the URL of a finished video lives.
         credits_usd: What may be billed in all; None is no limit.
         requests_per_second: How many submissions and polls a second are answered; None is no limit.
@@ -33,6 +35,7 @@ class Settings:
 
     render_seconds: float
     api_key: str | None
+    team: str
     url_ttl_seconds: float
     credits_usd: Decimal | None
     requests_per_second: int | None
@@ -46,9 +49,10 @@ class Service:
         settings: How it behaves.
         clock: Its wall clock.
         faults: What is to go wrong with which submission.
-        videos: All videos that were ever asked for, by request id.
+        videos: All videos that are known, by request id.
         root_url: Where it is, without a path; known once it listens.
         directory: Where it keeps files; known once it runs.
+        state: Where requests outlive it; None where they don't.
         production: Makes the videos.
     """
 
@@ -59,7 +63,8 @@ class Service:
         self.videos: dict[str, Video] = {}
         self.root_url = ""
         self.directory = Path()
-        self.production = Production(settings.render_seconds)
+        self.state: State | None = None
+        self.production = Production(settings.render_seconds, self.save)
         self._answered: deque[float] = deque()
 
     def check_key(self, authorization: str | None) -> str:
@@ -115,9 +120,26 @@ class Service:
             faults=faults.of_new_video(),
             fault_names=faults.names,
         )
-        self.videos[request_id] = video
-        self.production.begin(video)
+        self.save(video)
+        self._take_up(video)
         return video
+
+    def resume(self) -> None:
+        """Take up what is in the state directory, and go on with what is not finished."""
+        for video in self.state.load() if self.state else ():
+            self._take_up(video)
+
+    def save(self, video: Video) -> None:
+        """Write what has become of a video into the state directory, if there is one."""
+        if self.state is not None:
+            self.state.save(video)
+
+    def _take_up(self, video: Video) -> None:
+        self.videos[video.request_id] = video
+        if video.outcome == "done" and not video.path.exists():
+            video.outcome = "pending"
+        if video.outcome == "pending":
+            self.production.begin(video)
 
     def video(self, request_id: str) -> Video:
         """Find a video by its request id.
@@ -129,6 +151,11 @@ class Service:
             canonical = str(uuid.UUID(request_id))
         except ValueError:
             raise refusals.invalid_argument("Malformed request ID") from None
+        if canonical not in self.videos and self.state is not None:
+            # Accepted meanwhile by another emulator with the same state directory.
+            video = self.state.find(canonical)
+            if video is not None:
+                self._take_up(video)
         if canonical not in self.videos:
             raise refusals.unknown_request(canonical)
         return self.videos[canonical]

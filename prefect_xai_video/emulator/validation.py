@@ -50,7 +50,7 @@ class AcceptedRequest:
 
     Attributes:
         mode: What is made from what.
-        entry: The model.
+        model: The canonical model id.
         prompt: What should be seen; may be empty.
         duration: Seconds of a new clip or of an extension; 0 for an edit, which keeps its input's.
         aspect_ratio: Aspect ratio of a new clip.
@@ -64,7 +64,7 @@ class AcceptedRequest:
     """
 
     mode: Mode
-    entry: ModelCapabilities
+    model: str
     prompt: str
     duration: int = 0
     aspect_ratio: str = SERVER_DEFAULT_ASPECT_RATIO
@@ -75,11 +75,6 @@ class AcceptedRequest:
     audio: bool = True
     upload_url: str | None = None
     storage: StorageOptions | None = None
-
-    @property
-    def model(self) -> str:
-        """The canonical model id."""
-        return self.entry.model
 
     @property
     def images(self) -> list[Source]:
@@ -112,7 +107,7 @@ def accept_generation(body: GenerationBody) -> AcceptedRequest:
     _check_keyframes(body.keyframes or (), duration)
     return AcceptedRequest(
         mode=mode,
-        entry=entry,
+        model=entry.model,
         prompt=body.prompt or "",
         duration=duration,
         aspect_ratio=body.aspect_ratio or SERVER_DEFAULT_ASPECT_RATIO,
@@ -137,7 +132,7 @@ def accept_edit(body: EditBody) -> AcceptedRequest:
     _limits_of(entry, "edit")
     return AcceptedRequest(
         mode="edit",
-        entry=entry,
+        model=entry.model,
         prompt=body.prompt,
         video=body.video,
         upload_url=_upload_url(body),
@@ -158,7 +153,7 @@ def accept_extension(body: ExtensionBody) -> AcceptedRequest:
     _check_duration(duration, _limits_of(entry, "extend"))
     return AcceptedRequest(
         mode="extend",
-        entry=entry,
+        model=entry.model,
         prompt=body.prompt,
         duration=duration,
         video=body.video,

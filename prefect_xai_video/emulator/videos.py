@@ -55,6 +55,8 @@ class Video:
         outcome: What has become of it.
         seconds: Its duration, once it is done.
         failure: Why it failed.
+        begun: When it was asked for, on the monotonic clock.
+        urls: The URLs that were handed out.
     """
 
     request: AcceptedRequest
@@ -67,13 +69,13 @@ class Video:
     outcome: Outcome = "pending"
     seconds: float = 0
     failure: RenderFailed | None = None
-    _begun: float = field(default_factory=time.monotonic)
-    _urls: list[ResultUrl] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+    urls: list[ResultUrl] = field(default_factory=list)
 
     @property
     def age(self) -> float:
         """Seconds since it was asked for."""
-        return time.monotonic() - self._begun
+        return time.monotonic() - self.begun
 
     @property
     def upload_url(self) -> str | None:
@@ -97,15 +99,15 @@ class Video:
     def hand_out_url(self, ttl_seconds: float) -> str:
         """Make a new URL, without its host, under which the file can be fetched for a while."""
         signature = secrets.token_hex(32) if self.faults.strike(Fault.SIGNED_URL) else ""
-        self._urls.append(ResultUrl(expires_at=time.monotonic() + ttl_seconds, signature=signature))
-        number = len(self._urls)
+        self.urls.append(ResultUrl(expires_at=time.monotonic() + ttl_seconds, signature=signature))
+        number = len(self.urls)
         folder = "" if number == 1 else f"{number}/"
         query = f"?X-Amz-Expires=3600&X-Amz-Signature={signature}" if signature else ""
         return f"/xai-vidgen-bucket/{folder}xai-video-{self.request_id}.mp4{query}"
 
     def handed_out_url(self, number: int) -> ResultUrl | None:
         """The URL with this number, if it was ever handed out."""
-        return self._urls[number - 1] if 1 <= number <= len(self._urls) else None
+        return self.urls[number - 1] if 1 <= number <= len(self.urls) else None
 
     def has_public_url(self, now: datetime) -> bool:
         """Whether it is kept in the Files API with a public URL that has not expired yet."""
