@@ -97,6 +97,10 @@ class VideoRequest(BaseModel):
         canonical = json.dumps([self.endpoint, self.record()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is that of this request, as this version or an earlier one computes it."""
+        return fingerprint == self.fingerprint
+
     @property
     def estimated_cost_usd(self) -> Decimal | None:
         """What it will cost by the price table in USD; None where the table can't say."""

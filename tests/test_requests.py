@@ -138,6 +138,12 @@ def test_a_fingerprint_is_equal_for_equal_requests_only():
     assert len(same | others) == 5
 
 
+def test_a_request_recognises_its_own_fingerprint_only():
+    request = build_request("A cat", duration=6)
+    assert request.has_fingerprint(build_request("A cat", duration=6).fingerprint)
+    assert not request.has_fingerprint(build_request("A cat", duration=7).fingerprint)
+
+
 @pytest.mark.parametrize(
     "signature",
     [
