@@ -28,6 +28,7 @@ from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 from prefect_xai_video.events import emit_change
+from prefect_xai_video.failures import log_without_tracebacks
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.hooks import label_run
 from prefect_xai_video.inputs import resolve_inputs
@@ -43,6 +44,9 @@ from prefect_xai_video.synchronous import synchronous
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# On import, and so in every process that runs a flow or a task of this package.
+log_without_tracebacks()
 
 RETRIES = 3
 RETRY_DELAY_SECONDS = [10.0, 30.0, 60.0]

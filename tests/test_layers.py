@@ -14,6 +14,7 @@ WITHOUT_PREFECT = (
     "client",
     "download",
     "errors",
+    "failures",
     "generation",
     "inputs",
     "journal",
@@ -31,7 +32,7 @@ WITHOUT_PREFECT = (
 ORDER = [
     {"capabilities", "markdown", "previews", "redaction", "replies"},
     {"errors"},
-    {"polling", "presigning", "responses", "synchronous"},
+    {"failures", "polling", "presigning", "responses", "synchronous"},
     {"requests"},
     {"download", "inputs", "receipts"},
     {"client", "stores"},
