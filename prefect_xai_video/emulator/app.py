@@ -70,6 +70,7 @@ def _routes() -> list[Route]:
         Route("/v1/video-generation-models", _models),
         Route("/v1/video-generation-models/{model}", _model),
         Route("/v1/api-key", _api_key),
+        Route("/v1/me", _me),
         Route("/xai-vidgen-bucket/xai-video-{request_id}.mp4", _download),
         Route("/xai-vidgen-bucket/{number:int}/xai-video-{request_id}.mp4", _download),
         Route("/xai-files/{request_id}.mp4", _public_file),
@@ -137,17 +138,38 @@ def _described(entry: ModelCapabilities) -> dict[str, Any]:
 
 
 async def _api_key(request: Request) -> Response:
-    key = _service(request).check_key(request.headers.get("authorization"))
+    service = _service(request)
+    key = service.check_key(request.headers.get("authorization"))
+    return JSONResponse(_described_key(key, service.settings.team))
+
+
+async def _me(request: Request) -> Response:
+    """Whose key it is. `emulator` is none of the service's fields: it tells this one from a proxy of the service."""
+    service = _service(request)
+    key = service.check_key(request.headers.get("authorization"))
+    described = _described_key(key, service.settings.team)
+    own = ("user_id", "team_id", "team_blocked")
     return JSONResponse(
         {
-            "redacted_api_key": f"xai-...{key[-4:]}" if len(key) >= 16 else "xai-...",
-            "name": "emulator",
-            "acls": ["api-key:endpoint:*", "api-key:model:*"],
-            "team_blocked": False,
-            "api_key_blocked": False,
-            "api_key_disabled": False,
+            **{name: described[name] for name in own},
+            "zdr_status": "no_zdr",
+            "api_key": {name: value for name, value in described.items() if name not in own},
+            "emulator": True,
         }
     )
+
+
+def _described_key(key: str, team: str) -> dict[str, Any]:
+    return {
+        "redacted_api_key": f"xai-...{key[-4:]}" if len(key) >= 16 else "xai-...",
+        "user_id": "emulator",
+        "team_id": team,
+        "name": "emulator",
+        "acls": ["api-key:endpoint:*", "api-key:model:*"],
+        "team_blocked": False,
+        "api_key_blocked": False,
+        "api_key_disabled": False,
+    }
 
 
 async def _download(request: Request) -> ASGIApp:

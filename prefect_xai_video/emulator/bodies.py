@@ -1,19 +1,39 @@
 """The JSON bodies that can be submitted: their shape, and nothing about their sense.
 
-Unknown fields are ignored at every level, as the service does, so a misspelled one is a paid wrong video.
+Unknown fields are ignored at every level, as the service does, so a misspelled one is a paid wrong video. Where a
+field is given by its name and by an alias, the name wins.
 """
 
+import re
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from starlette.requests import Request
 
-from prefect_xai_video.capabilities import ASPECT_RATIOS
 from prefect_xai_video.emulator import refusals
 from prefect_xai_video.emulator.requestlog import note_body
+from prefect_xai_video.emulator.sizes import DRAWN_ASPECT_RATIOS
 
+
+def _whole_seconds(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) else value
+
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 _Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+_Seconds = Annotated[_Integer, BeforeValidator(_whole_seconds)]
+"""A duration, which may also be written as a string."""
+_DURATION: Any = Field(default=None, validation_alias=AliasChoices("duration", "seconds"))
 
 
 class _Shape(BaseModel):
@@ -23,7 +43,7 @@ class _Shape(BaseModel):
 class Source(_Shape):
     """Where an input image or video is: a URL, or the id of a stored file."""
 
-    url: str | None = None
+    url: str | None = Field(default=None, validation_alias=AliasChoices("url", "image_url"))
     file_id: str | None = None
 
     @model_validator(mode="after")
@@ -41,9 +61,10 @@ class Keyframe(_Shape):
 
 
 class Voice(_Shape):
-    """A voice to speak with."""
+    """A voice to speak with: a preset one, or that of a clip."""
 
-    voice_id: str
+    voice_id: str | None = None
+    url: str | None = None
 
 
 class PublicUrl(_Shape):
@@ -55,7 +76,7 @@ class PublicUrl(_Shape):
 class StorageOptions(_Shape):
     """How to keep the video in the Files API."""
 
-    filename: str | None = None
+    filename: str
     expires_after: _Integer | None = None
     public_url: bool | PublicUrl | None = None
 
@@ -78,10 +99,10 @@ class SubmissionBody(_Shape):
 class GenerationBody(SubmissionBody):
     """The body of POST /videos/generations."""
 
-    duration: _Integer | None = None
+    duration: _Seconds | None = _DURATION
     aspect_ratio: str | None = None
     resolution: str | None = None
-    image: Source | None = None
+    image: Source | None = Field(default=None, validation_alias=AliasChoices("image", "input_reference"))
     reference_images: tuple[Source, ...] | None = None
     reference_audios: tuple[Voice, ...] | None = None
     last_frame: Source | None = None
@@ -96,7 +117,7 @@ class GenerationBody(SubmissionBody):
             raise PydanticCustomError(
                 "unknown_variant",
                 "unknown variant `auto`, expected one of {ratios}",
-                {"ratios": ", ".join(f"`{ratio}`" for ratio in ASPECT_RATIOS)},
+                {"ratios": ", ".join(f"`{ratio}`" for ratio in DRAWN_ASPECT_RATIOS)},
             )
         return aspect_ratio
 
@@ -114,7 +135,7 @@ class ExtensionBody(SubmissionBody):
 
     prompt: str
     video: Source
-    duration: _Integer | None = None
+    duration: _Seconds | None = _DURATION
 
 
 class FaultBody(_Shape):

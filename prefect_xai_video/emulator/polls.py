@@ -130,7 +130,7 @@ def _url(service: Service, video: Video) -> str:
 def _file_output(video: Video, storage: StorageOptions, root_url: str) -> dict[str, Any]:
     output: dict[str, Any] = {
         "file_id": f"file_{video.request_id}",
-        "filename": storage.filename or f"xai-video-{video.request_id}.mp4",
+        "filename": storage.filename,
     }
     submitted = int(video.submitted_at.timestamp())
     if storage.expires_after is not None:

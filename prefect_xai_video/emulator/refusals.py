@@ -49,6 +49,11 @@ def invalid_argument(problem: str) -> Refused:
     return _flat(400, "invalid-argument", problem)
 
 
+def too_many_public_urls(limit: int) -> Refused:
+    """429: the team has as many active public URLs as it may have."""
+    return _flat(429, "resource-exhausted", f"Your team has reached its limit of {limit} active public URLs.")
+
+
 def unknown_model(model: str) -> Refused:
     """404: there is no such model."""
     return not_found(f"The model {model} does not exist or your team {TEAM} does not have access to it.")
@@ -74,11 +79,14 @@ def service_unavailable(retry_after: str | None = None) -> Refused:
     return _flat(503, "service-unavailable", "The service is currently unavailable.", retry_after)
 
 
+def permission_denied(problem: str) -> Refused:
+    """403: the team may not do this."""
+    return _flat(403, "permission-denied", problem)
+
+
 def no_credits() -> Refused:
     """403: the team has nothing left to spend."""
-    return _flat(
-        403,
-        "permission-denied",
+    return permission_denied(
         f"Your team {TEAM} has either used all available credits or reached its monthly spending limit.",
     )
 

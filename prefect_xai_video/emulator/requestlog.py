@@ -1,11 +1,12 @@
 """The log of requests: one line of JSON each, and never a key."""
 
 import json
+import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,8 +57,9 @@ def note_request_id(request: Request, request_id: str) -> None:
 
 
 class LoggedRequests:
-    """Logs each request just before its answer begins, so that whoever has the answer finds it in the log.
+    """Logs each request just before its response begins, so that whoever has the response finds it in the log.
 
+    The response gets an `x-request-id`, which is the entry's `trace_id`.
     Where there is no answer, the request is logged with status null just before the client has to do without.
     """
 
@@ -79,6 +81,8 @@ class LoggedRequests:
             nonlocal logged
             if not logged:
                 entry["status"] = message.get("status")
+                if message["type"] == "http.response.start":
+                    MutableHeaders(raw=message["headers"])["x-request-id"] = entry["trace_id"]
                 self._log.add(entry)
                 logged = True
             await send(message)
@@ -92,6 +96,7 @@ class LoggedRequests:
 
 def _entry(scope: Scope, time: datetime) -> Entry:
     query = scope["query_string"].decode("latin-1")
+    headers = Headers(scope=scope)
     return {
         "time": time.isoformat(),
         "method": scope["method"],
@@ -99,7 +104,9 @@ def _entry(scope: Scope, time: datetime) -> Entry:
         "status": None,
         "body": None,
         "request_id": None,
-        "authorization": "authorization" in Headers(scope=scope),
+        "authorization": "authorization" in headers,
+        "client_request_id": headers.get("x-client-request-id"),
+        "trace_id": str(uuid.uuid4()),
     }
 
 

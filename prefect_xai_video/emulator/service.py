@@ -18,6 +18,8 @@ from prefect_xai_video.emulator.state import State
 from prefect_xai_video.emulator.validation import AcceptedRequest
 from prefect_xai_video.emulator.videos import Video
 
+MAX_PUBLIC_URLS = 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -102,7 +104,7 @@ class Service:
         """Take on a request with its faults, which is billed from now on.
 
         Raises:
-            Refused: 403 if the credits do not suffice.
+            Refused: 403 if the credits do not suffice, 429 if it is to have one public URL too many.
         """
         # An input clip is looked at later, so its seconds are guessed here.
         input_seconds = 0 if request.video is None else UNSEEN_CLIP_SECONDS
@@ -110,6 +112,8 @@ class Service:
         limit = self.settings.credits_usd
         if limit is not None and billed_usd(self.videos.values()) + cost > limit:
             raise refusals.no_credits()
+        if request.storage is not None and request.storage.public_url:
+            self._check_public_urls()
         request_id = str(uuid.uuid4())
         video = Video(
             request=request,
@@ -123,6 +127,11 @@ class Service:
         self.save(video)
         self._take_up(video)
         return video
+
+    def _check_public_urls(self) -> None:
+        now = self.clock.now()
+        if sum(video.has_public_url(now) for video in self.videos.values()) >= MAX_PUBLIC_URLS:
+            raise refusals.too_many_public_urls(MAX_PUBLIC_URLS)
 
     def resume(self) -> None:
         """Take up what is in the state directory, and go on with what is not finished."""

@@ -6,10 +6,34 @@ from prefect_xai_video.capabilities import ASPECT_RATIOS, RESOLUTIONS, Resolutio
 
 Size = tuple[int, int]
 
+DRAWN_ASPECT_RATIOS = tuple(dict.fromkeys((*ASPECT_RATIOS, "21:9", "5:2")))
+"""The aspect ratios that are accepted. xAI's newest text names the last two, its OpenAPI file and its SDK do not."""
+
 _LANDSCAPE: Mapping[str, Mapping[str, Size]] = {
-    "480p": {"16:9": (848, 480), "3:2": (720, 480), "4:3": (640, 480), "1:1": (480, 480)},
-    "720p": {"16:9": (1280, 720), "3:2": (1080, 720), "4:3": (960, 720), "1:1": (720, 720)},
-    "1080p": {"16:9": (1920, 1080), "3:2": (1620, 1080), "4:3": (1440, 1080), "1:1": (1080, 1080)},
+    "480p": {
+        "5:2": (1200, 480),
+        "21:9": (1120, 480),
+        "16:9": (848, 480),
+        "3:2": (720, 480),
+        "4:3": (640, 480),
+        "1:1": (480, 480),
+    },
+    "720p": {
+        "5:2": (1800, 720),
+        "21:9": (1680, 720),
+        "16:9": (1280, 720),
+        "3:2": (1080, 720),
+        "4:3": (960, 720),
+        "1:1": (720, 720),
+    },
+    "1080p": {
+        "5:2": (2700, 1080),
+        "21:9": (2520, 1080),
+        "16:9": (1920, 1080),
+        "3:2": (1620, 1080),
+        "4:3": (1440, 1080),
+        "1:1": (1080, 1080),
+    },
 }
 _SHORT_SIDES: Mapping[Resolution, int] = {resolution: _LANDSCAPE[resolution]["1:1"][1] for resolution in RESOLUTIONS}
 

@@ -1,10 +1,10 @@
 """Whether a submission makes sense: what the service refuses with 400 or 404 before it accepts anything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from prefect_xai_video.capabilities import (
-    ASPECT_RATIOS,
     DEFAULT_MODEL,
     MAX_PROMPT_CHARACTERS,
     RESOLUTIONS,
@@ -26,18 +26,24 @@ from prefect_xai_video.emulator.bodies import (
     Source,
     StorageOptions,
     SubmissionBody,
+    Voice,
 )
-from prefect_xai_video.emulator.refusals import invalid_argument, unknown_model
+from prefect_xai_video.emulator.refusals import invalid_argument, permission_denied, unknown_model
+from prefect_xai_video.emulator.sizes import DRAWN_ASPECT_RATIOS
 
 # What the table of capabilities does not hold, since the plugin does not send it.
 SERVER_DEFAULT_ASPECT_RATIO = "16:9"
 MODEL_WITH_FRAMES = "grok-imagine-video-1.5"
 """The one model that takes last_frame, keyframes and reference_audios."""
-MAX_REFERENCE_IMAGES = 14
+MAX_REFERENCE_IMAGES: Mapping[str, int] = {"grok-imagine-video": 7, MODEL_WITH_FRAMES: 14}
 MAX_REFERENCE_AUDIOS = 3
+VOICES = ("ara", "eve", "leo", "rex", "sal")
 MAX_KEYFRAMES = 4
 KEYFRAMES_PER_SECOND = 3
-STORAGE_SECONDS = (3600, 2592000)
+SHORTEST_KEYFRAME_GAP = 0.333
+"""A third of a second, as far as people write one."""
+MAX_STORAGE_SECONDS = 2592000
+PUBLIC_URL_SECONDS = (3600, 2592000)
 MAX_EDIT_SECONDS = 8.7
 EXTENDED_SECONDS = (2, 15)
 """How long a clip may be that is edited or extended: found out when it is rendered, not before."""
@@ -89,10 +95,10 @@ def accept_generation(body: GenerationBody) -> AcceptedRequest:
         Refused: 400 or 404 if the request makes no sense.
     """
     mode = _mode_of(body)
-    if mode == "text" and not (body.last_frame or body.keyframes):
+    if not (body.image or body.last_frame or body.keyframes):
         _check_prompt_given(body.prompt)
     _check_common(body)
-    if body.aspect_ratio is not None and body.aspect_ratio not in ASPECT_RATIOS:
+    if body.aspect_ratio is not None and body.aspect_ratio not in DRAWN_ASPECT_RATIOS:
         raise invalid_argument(f"Invalid aspect ratio: {body.aspect_ratio}.")
     if body.resolution is not None and body.resolution not in RESOLUTIONS:
         raise invalid_argument(f"Invalid resolution: {body.resolution}.")
@@ -163,11 +169,11 @@ def accept_extension(body: ExtensionBody) -> AcceptedRequest:
 
 
 def _mode_of(body: GenerationBody) -> Mode:
-    if body.reference_images:
+    """References make reference mode, and so does a first frame together with other frames."""
+    frames = body.last_frame or body.keyframes
+    if body.reference_images or body.reference_audios or (body.image and frames):
         return "reference"
-    if body.image or body.last_frame or body.keyframes:
-        return "image"
-    return "text"
+    return "image" if body.image or frames else "text"
 
 
 def _entry_of(body: SubmissionBody) -> ModelCapabilities:
@@ -198,11 +204,19 @@ def _check_common(body: SubmissionBody) -> None:
 
 
 def _check_storage(options: StorageOptions) -> None:
-    shortest, longest = STORAGE_SECONDS
+    if not options.filename.strip():
+        raise invalid_argument("storage_options: filename cannot be empty.")
+    kept = options.expires_after
+    if kept is not None and not 0 < kept <= MAX_STORAGE_SECONDS:
+        raise invalid_argument(f"storage_options: expires_after must be at most {MAX_STORAGE_SECONDS} seconds.")
     public = options.public_url.expires_after if isinstance(options.public_url, PublicUrl) else None
-    for seconds in (options.expires_after, public):
-        if seconds is not None and not shortest <= seconds <= longest:
-            raise invalid_argument(f"expires_after must be between {shortest} and {longest} seconds.")
+    if public is None:
+        return
+    shortest, longest = PUBLIC_URL_SECONDS
+    if not shortest <= public <= longest:
+        raise invalid_argument(f"public_url: expires_after must be between {shortest} and {longest} seconds.")
+    if kept is not None and public > kept:
+        raise invalid_argument("public_url: expires_after must not exceed the remaining life of the file.")
 
 
 def _check_duration(duration: int, limits: ModeLimits) -> None:
@@ -218,21 +232,32 @@ def _check_inputs(body: GenerationBody, entry: ModelCapabilities) -> None:
                 raise invalid_argument(f"{field} is not supported by the model {entry.model}.")
         if body.image and body.reference_images:
             raise invalid_argument("image and reference_images cannot be combined.")
-    if len(body.reference_images or ()) > MAX_REFERENCE_IMAGES:
-        raise invalid_argument(f"At most {MAX_REFERENCE_IMAGES} reference_images are allowed.")
-    if len(body.reference_audios or ()) > MAX_REFERENCE_AUDIOS:
+    most = MAX_REFERENCE_IMAGES.get(entry.model)
+    if most is not None and len(body.reference_images or ()) > most:
+        raise invalid_argument(f"At most {most} reference_images are allowed.")
+    _check_voices(body.reference_audios or ())
+
+
+def _check_voices(voices: Sequence[Voice]) -> None:
+    if len(voices) > MAX_REFERENCE_AUDIOS:
         raise invalid_argument(f"At most {MAX_REFERENCE_AUDIOS} reference_audios are allowed.")
+    for voice in voices:
+        if (voice.voice_id is None) == (voice.url is None):
+            raise invalid_argument("reference_audios: exactly one of voice_id and url must be given.")
+        if voice.voice_id is None:
+            raise permission_denied("reference_audios: url is available to trusted partners only.")
+        if voice.voice_id.lower() not in VOICES:
+            roster = ", ".join(VOICES)
+            raise invalid_argument(f"Unknown voice_id: {voice.voice_id[:64]}. Available voices: {roster}.")
 
 
 def _check_keyframes(keyframes: Sequence[Keyframe], duration: int) -> None:
     if len(keyframes) > MAX_KEYFRAMES:
         raise invalid_argument(f"At most {MAX_KEYFRAMES} keyframes are allowed.")
-    steps = [keyframe.timestamp_s * KEYFRAMES_PER_SECOND for keyframe in keyframes]
-    if any(abs(step - round(step)) > 0.02 for step in steps):
-        raise invalid_argument("keyframes: timestamp_s must be a multiple of 1/3 second.")
-    if any(not 0 <= step < duration * KEYFRAMES_PER_SECOND for step in steps):
-        raise invalid_argument("keyframes: timestamp_s must lie inside the clip.")
-    if len({round(step) for step in steps}) < len(steps):
+    times = sorted(keyframe.timestamp_s for keyframe in keyframes)
+    if any(not 0 < time < duration for time in times):
+        raise invalid_argument("keyframes: timestamp_s must lie strictly inside the clip.")
+    if any(later - time < SHORTEST_KEYFRAME_GAP for time, later in pairwise(times)):
         raise invalid_argument("keyframes must be at least 1/3 second apart.")
 
 
@@ -240,9 +265,15 @@ def _stills(body: GenerationBody, duration: int) -> Iterable[tuple[float, Source
     if body.image:
         yield 0, body.image
     for keyframe in body.keyframes or ():
-        yield keyframe.timestamp_s, keyframe.image
+        yield _snapped(keyframe.timestamp_s, duration), keyframe.image
     if body.last_frame:
         yield duration, body.last_frame
+
+
+def _snapped(seconds: float, duration: int) -> float:
+    """The nearest place of the grid that lies inside the clip."""
+    steps = min(max(round(seconds * KEYFRAMES_PER_SECOND), 1), duration * KEYFRAMES_PER_SECOND - 1)
+    return steps / KEYFRAMES_PER_SECOND
 
 
 def _upload_url(body: SubmissionBody) -> str | None:

@@ -87,7 +87,8 @@ class Video:
         """How it is kept in the Files API."""
         storage = self.request.storage
         if Fault.PUBLIC_URL_ONLY in self.faults and not (storage and storage.public_url):
-            return (storage or StorageOptions()).model_copy(update={"public_url": True})
+            storage = storage or StorageOptions(filename=f"{self.request_id}.mp4")
+            return storage.model_copy(update={"public_url": True})
         return storage
 
     def fail(self, failure: RenderFailed) -> None:

@@ -15,7 +15,7 @@ GENERATIONS = [
     ({"prompt": "A", "duration": 1, "image": HTTPS}, "image", "0.052"),
     ({"prompt": "A", "duration": 1, "reference_images": [HTTPS, HTTPS]}, "reference", "0.054"),
     ({"model": NEWER, "prompt": "A", "duration": 1, "resolution": "1080p"}, "text", "0.25"),
-    ({"model": NEWER, "duration": 1, "image": HTTPS, "last_frame": HTTPS}, "image", "0.10"),
+    ({"model": NEWER, "duration": 1, "image": HTTPS, "last_frame": HTTPS}, "reference", "0.10"),
     ({"model": "grok-imagine-video-1.5-lite", "prompt": "A", "duration": 1}, "text", "0.02"),
 ]
 

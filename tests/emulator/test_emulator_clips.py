@@ -9,6 +9,8 @@ from emulator_api import colours_of, distance, frames_of, grey_clip
 SIZES = {
     ("480p", "16:9"): (848, 480),
     ("480p", "9:16"): (480, 848),
+    ("480p", "21:9"): (1120, 480),
+    ("480p", "5:2"): (1200, 480),
     ("480p", "1:1"): (480, 480),
     ("480p", "4:3"): (640, 480),
     ("480p", "3:4"): (480, 640),
@@ -92,9 +94,10 @@ def test_an_image_is_the_first_frame_and_gives_the_clip_its_shape(api, red_url):
 def test_a_last_frame_and_keyframes_are_seen_at_their_time(api, red_url):
     red = {"url": red_url}
     body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 3, "last_frame": red}
-    frames = frames_of(api.clip(**body, keyframes=[{"image": red, "timestamp_s": 1}]))
+    frames = frames_of(api.clip(**body, keyframes=[{"image": red, "timestamp_s": 1.1}]))
     distances = [distance(colours_of(frame), [0xE0, 0x10, 0x10] * 32) for frame in frames]
-    assert distances[24] < 12
+    # The time of the keyframe snaps to a third of a second.
+    assert distances[24] == min(distances[:48]) < 12
     assert distances[-1] < 12
     assert min(distances[0], distances[48]) > 25
 

@@ -201,7 +201,7 @@ def settle(api, ids):
 def test_the_wall_clock_can_run_ahead(running):
     with running(clock_ahead_seconds=3600, log=None) as api:
         hour = datetime.now(UTC) + timedelta(hours=1)
-        options = {"public_url": True, "expires_after": 3600}
+        options = {"filename": "cat.mp4", "public_url": True, "expires_after": 3600}
         request_id = api.submit(**CAT, storage_options=options)
         response = api.wait(request_id)
         times = [
@@ -223,7 +223,7 @@ def test_without_further_ado_the_clock_is_that_of_this_machine(api):
 
 def test_a_public_url_lives_by_the_wall_clock(running, monkeypatch):
     with running() as api:
-        options = {"public_url": {"expires_after": 3600}}
+        options = {"filename": "cat.mp4", "public_url": {"expires_after": 3600}}
         file = api.make(**CAT, storage_options=options).json()["video"]["file_output"]
         assert api.anonymous.get(file["public_url"]).status_code == 200
         late = type(api.emulator._service.clock)(ahead_seconds=3601)

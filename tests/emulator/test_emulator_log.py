@@ -1,8 +1,10 @@
 """The log of requests."""
 
 import json
+import uuid
 from datetime import UTC, datetime
 
+import pytest
 from emulator_api import CAT, KEY
 
 
@@ -10,7 +12,8 @@ def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_
     path = tmp_path / "requests.jsonl"
     path.write_text('{"an": "older line"}\n')
     with running(log=path) as api:
-        request_id = api.submit(**CAT, n=4)
+        sent = api.http.post("/videos/generations", json={**CAT, "n": 4}, headers={"x-client-request-id": "mine"})
+        request_id = sent.json()["request_id"]
         api.wait(request_id)
         api.post(prompt="")
         api.anonymous.get("/videos/abc?verbose=1")
@@ -26,7 +29,10 @@ def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_
         "body": {**CAT, "n": 4},
         "request_id": request_id,
         "authorization": True,
+        "client_request_id": "mine",
+        "trace_id": sent.headers["x-request-id"],
     }
+    assert len({line["trace_id"] for line in lines}) == len(lines)
     assert {poll["request_id"] for poll in polls} == {request_id}
     assert [poll["status"] for poll in polls][-1] == 200
     assert (refused["status"], refused["request_id"]) == (400, None)
@@ -39,6 +45,14 @@ def test_whoever_has_an_answer_finds_the_request_in_the_log(api, emulator):
     for number in range(1, 50):
         assert api.http.get("/api-key").status_code == 200
         assert len(emulator.requests()) == before + number
+
+
+@pytest.mark.parametrize("path", ["/videos/abc", "/videos", "/pictures", "/me", "/../emulator/ledger"])
+def test_every_response_has_a_request_id(api, emulator, path):
+    response = api.anonymous.get(path, headers={"x-client-request-id": path})
+    entry = emulator.requests()[-1]
+    assert uuid.UUID(response.headers["x-request-id"])
+    assert (entry["trace_id"], entry["client_request_id"]) == (response.headers["x-request-id"], path)
 
 
 def test_the_key_is_never_logged(running, tmp_path):

@@ -11,6 +11,15 @@ HTTPS = {"url": "https://example.com/a.png"}
 CLASSIC = "grok-imagine-video"
 NEWER = "grok-imagine-video-1.5"
 LITE = "grok-imagine-video-1.5-lite"
+KEYFRAME = {"image": HTTPS, "timestamp_s": 1}
+REFERENCE_MODE = (
+    {"image": HTTPS, "last_frame": HTTPS},
+    {"image": HTTPS, "keyframes": [KEYFRAME]},
+    {"image": HTTPS, "reference_images": [HTTPS]},
+    {"image": HTTPS, "reference_audios": [{"voice_id": "eve"}]},
+    {"reference_audios": [{"voice_id": "eve"}]},
+)
+"""Some of what makes reference mode of the newer model, besides references by themselves."""
 
 
 def is_flat(response, status, code):
@@ -34,7 +43,8 @@ def test_a_body_that_is_not_declared_as_json_is_415_and_empty(api, kind):
         ("generations", b"", "EOF"),
         ("generations", b"[]", "invalid type: sequence"),
         ("generations", b'{"prompt": 1}', "prompt: invalid type: number"),
-        ("generations", b'{"prompt": "A", "duration": "6"}', 'duration: invalid type: string "6"'),
+        ("generations", b'{"prompt": "A", "duration": "6.5"}', 'duration: invalid type: string "6.5"'),
+        ("generations", b'{"prompt": "A", "seconds": "six"}', 'seconds: invalid type: string "six"'),
         ("generations", b'{"prompt": "A", "duration": 6.0}', "duration: invalid type"),
         ("generations", b'{"prompt": "A", "duration": true}', "duration: invalid type: boolean `true`"),
         ("generations", b'{"prompt": "A", "duration": 3000000000}', "duration: invalid"),
@@ -48,7 +58,9 @@ def test_a_body_that_is_not_declared_as_json_is_415_and_empty(api, kind):
             b'{"keyframes": [{"image": {"url": "https://a"}}]}',
             "keyframes.0: missing field `timestamp_s`",
         ),
-        ("generations", b'{"prompt": "A", "reference_audios": [{}]}', "reference_audios.0: missing field `voice_id`"),
+        ("generations", b'{"prompt": "A", "reference_audios": ["eve"]}', "reference_audios.0: invalid type: string"),
+        ("generations", b'{"prompt": "A", "input_reference": "https://a"}', "input_reference: invalid type: string"),
+        ("generations", b'{"prompt": "A", "storage_options": {}}', "storage_options: missing field `filename`"),
         ("edits", b'{"video": {"url": "https://a/b.mp4"}}', "missing field `prompt`"),
         ("edits", b'{"prompt": "A", "video_url": "https://a/b.mp4"}', "missing field `video`"),
         ("edits", b'{"prompt": "A", "video": "https://a/b.mp4"}', "video: invalid type: string"),
@@ -72,6 +84,7 @@ def test_a_body_of_the_wrong_shape_is_422_in_plain_text_before_the_key_is_looked
         ("GET", "/video-generation-models"),
         ("GET", "/video-generation-models/grok-imagine-video"),
         ("GET", "/api-key"),
+        ("GET", "/me"),
     ],
 )
 def test_without_a_key_the_answer_is_401_and_flat(api, method, path, authorization):
@@ -123,19 +136,48 @@ def test_refused_requests_do_not_use_up_the_rate_for_ever(running):
         ({"prompt": "A", "duration": -1}, "Duration"),
         ({"prompt": "A", "duration": 11, "reference_images": [HTTPS]}, "Duration"),
         ({"prompt": "A", "aspect_ratio": "17:3"}, "Invalid aspect ratio"),
+        ({"prompt": "A", "aspect_ratio": "9:21"}, "Invalid aspect ratio"),
         ({"prompt": "A", "resolution": "4k"}, "Invalid resolution"),
         ({"prompt": "A", "resolution": "1080p"}, "Resolution 1080p is not supported"),
         ({"prompt": "A", "model": NEWER, "resolution": "1080p", "reference_images": [HTTPS]}, "Resolution 1080p"),
         ({"prompt": "A", "image": HTTPS, "reference_images": [HTTPS]}, "cannot be combined"),
         ({"prompt": "A", "model": NEWER, "reference_images": [HTTPS] * 15}, "At most 14 reference_images"),
+        ({"prompt": "A", "model": CLASSIC, "reference_images": [HTTPS] * 8}, "At most 7 reference_images"),
+        ({"model": NEWER, "reference_images": [HTTPS]}, "Prompt cannot be empty"),
+        ({"model": NEWER, "reference_audios": [{"voice_id": "eve"}]}, "Prompt cannot be empty"),
+        *(
+            ({"prompt": "A", "model": NEWER, "resolution": "1080p"} | more, "Resolution 1080p")
+            for more in REFERENCE_MODE
+        ),
         ({"prompt": "A", "model": LITE, "reference_images": [HTTPS]}, "does not support reference"),
         ({"prompt": "A", "last_frame": HTTPS}, "last_frame is not supported"),
         ({"prompt": "A", "keyframes": [{"image": HTTPS, "timestamp_s": 1}]}, "keyframes is not supported"),
         ({"prompt": "A", "model": LITE, "last_frame": HTTPS}, "last_frame is not supported"),
-        ({"prompt": "A", "reference_audios": [{"voice_id": "a"}]}, "reference_audios is not supported"),
-        ({"prompt": "A", "model": NEWER, "reference_audios": [{"voice_id": "a"}] * 4}, "At most 3 reference_audios"),
-        ({"prompt": "A", "storage_options": {"expires_after": 60}}, "expires_after"),
-        ({"prompt": "A", "storage_options": {"public_url": {"expires_after": 60}}}, "expires_after"),
+        ({"prompt": "A", "reference_audios": [{"voice_id": "eve"}]}, "reference_audios is not supported"),
+        (
+            {"prompt": "A", "model": LITE, "reference_audios": [{"voice_id": "eve"}]},
+            "reference_audios is not supported",
+        ),
+        *(
+            ({"prompt": "A", "model": NEWER, "reference_audios": voices}, problem)
+            for voices, problem in (
+                ([{"voice_id": "eve"}] * 4, "At most 3 reference_audios"),
+                ([{}], "exactly one of voice_id and url"),
+                ([{"voice_id": "eve", "url": "https://example.com/a.mp3"}], "exactly one of voice_id and url"),
+                ([{"voice_id": "bob"}], "Available voices: ara, eve, leo, rex, sal."),
+            )
+        ),
+        *(
+            ({"prompt": "A", "storage_options": {"filename": "a.mp4"} | options}, problem)
+            for options, problem in (
+                ({"filename": " "}, "filename"),
+                ({"expires_after": 2592001}, "expires_after"),
+                ({"expires_after": 0}, "expires_after"),
+                ({"public_url": {"expires_after": 3599}}, "public_url: expires_after"),
+                ({"public_url": {"expires_after": 2592001}}, "public_url: expires_after"),
+                ({"public_url": {"expires_after": 7200}, "expires_after": 7199}, "remaining life"),
+            )
+        ),
     ],
 )
 def test_a_generation_that_makes_no_sense_is_400(api, body, problem):
@@ -147,11 +189,12 @@ def test_a_generation_that_makes_no_sense_is_400(api, body, problem):
 @pytest.mark.parametrize(
     ("times", "problem"),
     [
-        ([0, 1, 2, 3, 4], "At most 4"),
-        ([0.5], "multiple of 1/3"),
-        ([6], "inside the clip"),
-        ([-1], "inside the clip"),
+        ([1, 2, 3, 4, 5], "At most 4"),
+        ([0], "strictly inside the clip"),
+        ([6], "strictly inside the clip"),
+        ([-1], "strictly inside the clip"),
         ([1, 1], "at least 1/3 second apart"),
+        ([2, 1, 1.3], "at least 1/3 second apart"),
     ],
 )
 def test_keyframes_must_keep_their_rules(api, times, problem):
@@ -167,7 +210,11 @@ def test_keyframes_must_keep_their_rules(api, times, problem):
         {"model": NEWER, "image": HTTPS, "last_frame": HTTPS},
         {"model": NEWER, "keyframes": [{"image": HTTPS, "timestamp_s": 0.333}]},
         {"model": f"{NEWER}-preview", "prompt": "A", "reference_images": [HTTPS] * 14},
-        {"model": NEWER, "prompt": "A", "reference_audios": [{"voice_id": "a"}] * 3},
+        {"model": CLASSIC, "prompt": "A", "reference_images": [HTTPS] * 7},
+        {"model": NEWER, "prompt": "A", "reference_audios": [{"voice_id": "Eve"}] * 3},
+        {"model": NEWER, "keyframes": [{"image": HTTPS, "timestamp_s": time} for time in (0.05, 0.4, 0.95)]},
+        {"model": NEWER, "last_frame": HTTPS, "resolution": "720p"},
+        {"prompt": "A", "storage_options": {"filename": "a.mp4", "expires_after": 60, "public_url": False}},
         {"model": LITE, "image": {"file_id": "file_1"}},
         {"prompt": None, "model": None, "image": HTTPS},
         {"prompt": "A" * 4096, "reference_images": []},
@@ -202,15 +249,57 @@ def test_an_unknown_model_is_404(api):
     assert is_flat(api.http.get("/video-generation-models/grok-imagine-movie"), 404, "not-found")
 
 
+def test_a_clip_as_voice_is_for_trusted_partners_only(api):
+    voices = [{"url": "https://example.com/a.mp3"}]
+    assert is_flat(api.post(model=NEWER, prompt="A", reference_audios=voices), 403, "permission-denied")
+
+
+@pytest.mark.parametrize("inputs", REFERENCE_MODE)
+def test_a_first_frame_with_other_inputs_is_reference_mode_and_so_are_voices_alone(api, inputs):
+    request_id = api.submit(model=NEWER, prompt="A", duration=2, generate_audio=False, **inputs)
+    assert api.row(request_id)["mode"] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("body", "mode", "cost"),
+    [
+        ({"seconds": 2}, "text", "0.10"),
+        ({"duration": "2"}, "text", "0.10"),
+        ({"seconds": "2"}, "text", "0.10"),
+        ({"duration": 1, "seconds": 2}, "text", "0.05"),
+        ({"duration": 1, "input_reference": HTTPS}, "image", "0.052"),
+        ({"duration": 1, "image": {"image_url": "https://example.com/a.png"}}, "image", "0.052"),
+        ({"duration": 1, "reference_images": [{"image_url": "https://a"}]}, "reference", "0.052"),
+    ],
+)
+def test_fields_have_aliases(api, body, mode, cost):
+    row = api.row(api.submit(prompt="A", aspect_ratio="1:1", generate_audio=False, **body))
+    assert (row["mode"], row["cost_usd"]) == (mode, cost)
+
+
+def test_the_duration_of_an_extension_may_be_a_string(api, clip_url):
+    request_id = api.submit("extensions", prompt="More", duration="2", video={"url": clip_url}, user="someone")
+    assert api.wait(request_id).json()["video"]["duration"] == 4
+
+
+def test_a_team_has_so_many_public_urls(running, monkeypatch):
+    monkeypatch.setattr("prefect_xai_video.emulator.service.MAX_PUBLIC_URLS", 1)
+    with running() as api:
+        options = {"storage_options": {"filename": "a.mp4", "public_url": True}}
+        assert api.make(**CAT, **options).status_code == 200
+        assert is_flat(api.post(**CAT, **options), 429, "resource-exhausted")
+        assert api.post(**CAT, storage_options={"filename": "a.mp4"}).status_code == 200
+
+
 def test_unknown_fields_are_ignored_at_every_level_and_the_video_is_paid_for(api):
     request_id = api.submit(
         **CAT,
         Duration=3,
-        seconds=3,
+        length=3,
         n=4,
         seed=7,
         image_url="https://example.com/a.png",
-        storage_options={"file_name": "cat.mp4"},
+        storage_options={"filename": "cat.mp4", "file_name": "dog.mp4"},
         output={"url": "http://127.0.0.1:1/"},
     )
     assert api.wait(request_id).json()["status"] == "done"
@@ -269,3 +358,18 @@ def test_a_key_can_be_checked_without_spending_and_is_not_repeated(api):
     assert [answer[name] for name in ("team_blocked", "api_key_blocked", "api_key_disabled")] == [False] * 3
     assert KEY not in json.dumps(answer)
     assert api.ledger()["submissions"] == before
+
+
+def test_a_key_can_be_asked_whose_it_is(api, running):
+    answer = api.http.get("/me").json()
+    assert answer["api_key"].keys() >= {"acls", "name", "api_key_blocked", "api_key_disabled"}
+    del answer["api_key"]
+    assert answer == {
+        "user_id": "emulator",
+        "team_id": "emulator",
+        "zdr_status": "no_zdr",
+        "team_blocked": False,
+        "emulator": True,
+    }
+    with running(team="another") as other:
+        assert other.http.get("/me").json()["team_id"] == "another"

@@ -124,6 +124,14 @@ def test_credits_count_what_an_earlier_emulator_billed(running, state):
         assert later.post(**CAT).status_code == 403
 
 
+def test_a_request_of_one_team_is_unknown_to_another(running, state):
+    with running(state=state) as api:
+        request_id = api.submit(**CAT)
+    with running(state=state, team="another") as other:
+        assert other.poll(request_id).status_code == 404
+        assert other.ledger()["submissions"] == 0
+
+
 def test_no_api_key_is_written_and_only_the_owner_may_read(running, state, red_url):
     with running(state=state, api_key="xai-the-right-one") as api:
         right = {"Authorization": "Bearer xai-the-right-one"}
