@@ -9,8 +9,8 @@ import asyncio
 import logging
 import ssl
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +26,8 @@ from pydantic import SecretStr
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random
 
-from prefect_xai_video.download import Download, PartialDownload, written
+from prefect_xai_video.destinations import Destinations
+from prefect_xai_video.download import MAX_DOWNLOAD_BYTES, Download, PartialDownload, written
 from prefect_xai_video.errors import (
     AccessDenied,
     ApiError,
@@ -73,13 +74,16 @@ class Timeouts:
         connect: To open a connection.
         start: For the answer to a POST.
         get: For the answer to a poll.
-        download: Between two pieces of a video.
+        download: Between two chunks of a video.
+        download_total: For a whole video, with all repetitions. It is well below the hour for which a URL is valid,
+            and enough for 512 MiB at 5 Mbit/s.
     """
 
     connect: float = 10
     start: float = 60
     get: float = 30
     download: float = 60
+    download_total: float = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,7 @@ class XaiVideoClient:
         base_url: Where the API is, with its version. https, or a loopback host. Default `https://api.x.ai/v1`.
         timeouts: How long the calls may take.
         retries: How often they are repeated.
+        max_download_bytes: Size above which a video is not downloaded.
         transport: Replaces the network for `get` and `download`, in tests.
     """
 
@@ -180,6 +185,7 @@ class XaiVideoClient:
         *,
         timeouts: Timeouts = Timeouts(),
         retries: Retries = Retries(),
+        max_download_bytes: int = MAX_DOWNLOAD_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._key = check_api_key(api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key)
@@ -187,10 +193,13 @@ class XaiVideoClient:
         self.base_url = check_base_url(base_url)
         self.timeouts = timeouts
         self.retries = retries
+        self.max_download_bytes = max_download_bytes
+        self._destinations = Destinations(self.base_url)
         user_agent = {"User-Agent": f"prefect-xai-video/{version('prefect-xai-video')}"}
         self._headers = user_agent | {"Authorization": f"Bearer {self._key}"}
-        self._api = httpx.AsyncClient(headers=self._headers, transport=transport, verify=_tls())
-        self._plain = httpx.AsyncClient(headers=user_agent, follow_redirects=True, transport=transport, verify=_tls())
+        hooks = {"response": [_akeep_location]}
+        self._api = httpx.AsyncClient(headers=self._headers, transport=transport, verify=_tls(), event_hooks=hooks)
+        self._plain = httpx.AsyncClient(headers=user_agent, transport=transport, verify=_tls(), event_hooks=hooks)
 
     async def __aenter__(self) -> Self:
         return self
@@ -253,7 +262,9 @@ class XaiVideoClient:
         try:
             # A connection of its own: one that dies while it is idle can't be told from one whose reply was lost.
             with (
-                httpx.Client(headers=self._headers, verify=_tls()) as connection,
+                httpx.Client(
+                    headers=self._headers, verify=_tls(), event_hooks={"response": [_keep_location]}
+                ) as connection,
                 redacted_log(self._redact),
                 connection.stream(
                     "POST",
@@ -350,11 +361,12 @@ class XaiVideoClient:
     async def download(self, url: str, target: Path) -> Download:
         """Fetch a finished video into a file, in bounded memory.
 
-        A broken download goes on where it stopped, if the server can; the API key is not sent.
+        A broken download goes on where it stopped, if the server can; the API key is not sent. The URL and its
+        redirects may lead to public https addresses only, and to this machine only if the API is there, too.
 
         Args:
             url: Temporary URL of the video.
-            target: File to write. What it held is lost.
+            target: Destination file; existing content is overwritten.
 
         Raises:
             DownloadError: If the video could not be fetched whole, or is no MP4 video. Its `http_status` is 403,
@@ -362,23 +374,48 @@ class XaiVideoClient:
             StorageError: If the file can't be written.
         """
         with written(target) as file, unlogged_urls():
-            fetched = PartialDownload(file)
-            async for attempt in self.retries.of(lambda error: True):
-                with attempt:
-                    await self._fetch_rest(url, fetched)
-                    return await asyncio.to_thread(fetched.end)
+            fetched = PartialDownload(file, self.max_download_bytes, self.retries.is_too_long)
+            try:
+                async with asyncio.timeout(self.timeouts.download_total) as deadline:
+                    async for attempt in self.retries.of(lambda error: True):
+                        with attempt:
+                            await self._fetch_rest(url, fetched)
+                            return await asyncio.to_thread(fetched.end)
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                raise DownloadError(
+                    f"The download took more than {self.timeouts.download_total:g} s; {fetched.size} bytes arrived."
+                ) from None
         raise AssertionError("unreachable")
 
     async def _fetch_rest(self, url: str, fetched: PartialDownload) -> None:
         try:
-            async with self._plain.stream(
-                "GET", url, headers=fetched.range_headers(), timeout=self._timeout(self.timeouts.download)
-            ) as answer:
-                fetched.begin(answer)
-                async for piece in answer.aiter_raw():
-                    await asyncio.to_thread(fetched.write, piece)
-        except (httpx.RequestError, httpx.InvalidURL) as error:
+            async with self._open(url, fetched.range_headers()) as response:
+                fetched.begin(response)
+                async for chunk in response.aiter_raw():
+                    await asyncio.to_thread(fetched.write, chunk)
+        except httpx.RequestError as error:
             raise DownloadError(f"The download broke after {fetched.size} bytes: {self._reason(error)}.") from None
+
+    @asynccontextmanager
+    async def _open(self, url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """Open the URL of a video, and follow redirects to where they may lead."""
+        place = self._destinations.check(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with self._plain.stream(
+                "GET",
+                place,
+                headers=headers,
+                timeout=self._timeout(self.timeouts.download),
+                extensions={"trace": self._destinations.watch(place)},
+            ) as response:
+                location = response.extensions.get("location")
+                if location is None or response.status_code not in _REDIRECTS:
+                    yield response
+                    return
+                place = self._destinations.check_redirect(place, location)
+        raise DownloadError(f"The download was redirected more than {_MAX_REDIRECTS} times.", transient=False)
 
     async def _fetch(
         self,
@@ -473,6 +510,8 @@ def check_base_url(base_url: str) -> str:
 _BARRED = ("team_blocked", "api_key_blocked", "api_key_disabled")
 
 _MAX_DEPTH = 5
+_MAX_REDIRECTS = 5
+_REDIRECTS = {301, 302, 303, 307, 308}
 
 _MEANING: dict[type[ApiError], str] = {
     AuthenticationFailed: "xAI does not accept the API key",
@@ -545,6 +584,15 @@ def redacted_log(redact: Redaction, *, hide_urls: bool = False) -> Iterator[None
 def unlogged_urls() -> AbstractContextManager[None]:
     """Keep the URLs of a block out of httpx's log."""
     return redacted_log(Redaction(), hide_urls=True)
+
+
+def _keep_location(response: httpx.Response) -> None:
+    """Hide redirects from httpx, which prepares them even if it does not follow them, and fails on a bad one."""
+    response.extensions["location"] = response.headers.pop("Location", None)
+
+
+async def _akeep_location(response: httpx.Response) -> None:
+    _keep_location(response)
 
 
 def _unknown(problem: str, **facts: Any) -> SubmissionUnknown:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient, check_api_key, check_base_url
 from prefect_xai_video.errors import MissingCredentials, XaiVideoError
+from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.synchronous import synchronous
 
 KEY_VARIABLE = "XAI_API_KEY"
@@ -88,7 +89,8 @@ class XaiCredentials(CredentialsBlock):
 
     def get_client(self) -> XaiVideoClient:
         """Make a client with this key: `async with credentials.get_client() as client: ...`."""
-        return XaiVideoClient(self.api_key, self.base_url)
+        max_bytes = XaiVideoSettings.current().max_download_bytes
+        return XaiVideoClient(self.api_key, self.base_url, max_download_bytes=max_bytes)
 
     async def acheck_key(self) -> Mapping[str, Any]:
         """Ask xAI what this key is and may do. It costs nothing.

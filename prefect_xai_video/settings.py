@@ -7,6 +7,7 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, ValidationError, model_validator
 
+from prefect_xai_video.download import MAX_DOWNLOAD_BYTES
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import Validation
@@ -51,6 +52,12 @@ class XaiVideoSettings(PrefectBaseSettings):
     preview: bool = Field(
         default=True,
         description="Whether the artifact of a video has a preview; Prefect then keeps it.",
+    )
+
+    max_download_bytes: int = Field(
+        default=MAX_DOWNLOAD_BYTES,
+        gt=0,
+        description="Largest video that is downloaded, in bytes; 512 MiB.",
     )
 
     @model_validator(mode="after")

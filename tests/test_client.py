@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from scripted import CUT, SILENCE, ScriptedServer, Trickle, answer, box, mp4
 
@@ -88,6 +89,7 @@ async def test_a_post_is_sent_again_where_it_was_surely_refused(refusal):
         (answer("503 Service Unavailable", b"no Retry-After"), 503),
         (answer("503 Service Unavailable", b"busy", "Retry-After: 0"), 503),
         (answer("307 Temporary Redirect", b"", "Location: http://127.0.0.1:1/"), 307),
+        (answer("307 Temporary Redirect", b"", "Location: https://[::1"), 307),
         (answer("409 Conflict"), 409),
         (answer("425 Too Early"), 425),
         (answer("499 Client Closed Request"), 499),
@@ -499,6 +501,151 @@ async def test_another_part_than_was_asked_for_is_not_taken(tmp_path):
         tmp_path / "v",
     )
     assert fetched.sha256 == hashlib.sha256(VIDEO).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("etag", "total"), [('"2"', len(VIDEO)), ('"1"', len(VIDEO) + 1), ('"1"', 10**30), ('"1"', "many")]
+)
+async def test_a_part_of_another_file_is_not_put_to_the_first(tmp_path, etag, total):
+    part = f"Content-Range: bytes 5000-{len(VIDEO) - 1}/{total}"
+    fetched, sent = await download(
+        [
+            answer("200 OK", bytes(5000), MP4, 'ETag: "1"', length=len(VIDEO)),
+            answer("206 Partial Content", VIDEO[5000:], MP4, f"ETag: {etag}", part),
+            answer("200 OK", VIDEO, MP4),
+        ],
+        tmp_path / "v",
+    )
+    assert fetched.sha256 == hashlib.sha256(VIDEO).hexdigest()
+    assert "range: " not in sent[2].lower()
+
+
+async def test_a_file_that_may_differ_between_two_fetches_is_fetched_as_a_whole(tmp_path):
+    half = answer("200 OK", VIDEO[:5000], MP4, 'ETag: W/"1"', length=len(VIDEO))
+    _, sent = await download([half, answer("200 OK", VIDEO, MP4)], tmp_path / "v")
+    assert "range: " not in sent[1].lower()
+
+
+@pytest.mark.parametrize("rest", [b"\r\n", bytes(7), bytes(8), bytes(5000), b"\r\n\r\n\r\n\r\n", b"\xff" * 100])
+async def test_trailing_bytes_that_are_no_box_are_tolerated(tmp_path, rest):
+    fetched, _ = await download([answer("200 OK", mp4(b"media") + rest, MP4)], tmp_path / "v")
+    assert fetched.size == len(mp4(b"media") + rest)
+
+
+@pytest.mark.parametrize("rest", [box(b"moof", b"cut")[:-1], b"\xff" * 2000, box(b"free") * 10_000])
+async def test_what_may_be_a_cut_box_or_a_flood_of_boxes_is_not_tolerated(tmp_path, rest):
+    error, _ = await download([answer("200 OK", mp4(b"media") + rest, MP4)] * 3, tmp_path / "v")
+    assert "no whole MP4 video" in str(error)
+
+
+@pytest.mark.parametrize("length", [f"Content-Length: {len(VIDEO)}", "X-Length: none"])
+async def test_a_video_above_the_bound_is_not_fetched(tmp_path, length):
+    reply = f"HTTP/1.1 200 OK\r\n{MP4}\r\n{length}\r\nConnection: close\r\n\r\n".encode() + VIDEO
+    error, sent = await download([reply, reply], tmp_path / "v", max_download_bytes=100_000)
+    assert type(error) is DownloadError
+    assert "more than 100000 bytes" in str(error)
+    assert not error.transient
+    assert len(sent) == 1
+    assert (tmp_path / "v").stat().st_size <= 100_000
+
+
+async def test_a_download_as_a_whole_has_a_deadline(tmp_path):
+    slow = Trickle(answer("200 OK", b"", MP4, length=10**6), b" ")
+    error, _ = await download([slow], tmp_path / "v", timeouts=Timeouts(download_total=0.3))
+    assert type(error) is DownloadError
+    assert "took more than 0.3 s" in str(error)
+    assert error.transient
+
+
+async def test_a_download_that_asks_for_a_day_is_not_waited_for(tmp_path):
+    busy = answer("503 Service Unavailable", b"", "Retry-After: 86400")
+    error, sent = await download([busy, busy], tmp_path / "v")
+    assert (error.http_status, error.retry_after, error.transient) == (503, 86400, False)
+    assert len(sent) == 1
+
+
+FORBIDDEN = [
+    "http://vidgen.x.ai/v.mp4",
+    "https://localhost/v.mp4",
+    "https://127.0.0.1/v.mp4",
+    "https://127.1.2.3/v.mp4",
+    "https://[::1]/v.mp4",
+    "https://10.0.0.1/v.mp4",
+    "https://172.16.0.1/v.mp4",
+    "https://192.168.1.1/v.mp4",
+    "https://169.254.169.254/latest/meta-data",
+    "https://100.64.0.1/v.mp4",
+    "https://0.0.0.0/v.mp4",
+    "https://224.0.0.1/v.mp4",
+    "https://[fe80::1]/v.mp4",
+    "https://[fd00::1]/v.mp4",
+    "https://[::ffff:10.0.0.1]/v.mp4",
+    "https://[64:ff9b::a00:1]/v.mp4",
+    "https://[2002:a00:1::]/v.mp4",
+    "https://[::1/v.mp4",
+    "ftp://vidgen.x.ai/v.mp4",
+    "file:///etc/passwd",
+    "data:video/mp4;base64,AAAA",
+]
+
+
+@pytest.mark.parametrize("url", FORBIDDEN)
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_a_download_does_not_lead_to_private_places(tmp_path, url, redirected):
+    def redirect(request):
+        asked.append(request.url.host)
+        return httpx.Response(302, headers={"Location": url})
+
+    asked = []
+    async with XaiVideoClient(KEY, transport=httpx.MockTransport(redirect)) as xai:
+        with pytest.raises(DownloadError) as caught:
+            await xai.download("https://vidgen.x.ai/v.mp4" if redirected else url, tmp_path / "v")
+    assert not caught.value.transient
+    assert asked == ["vidgen.x.ai"] * redirected
+
+
+async def test_a_download_follows_a_few_redirects(tmp_path):
+    def redirect(request):
+        asked.append(str(request.url))
+        if len(asked) > hops:
+            return httpx.Response(200, stream=httpx.ByteStream(VIDEO), headers={"Content-Type": "video/mp4"})
+        return httpx.Response(307, headers={"Location": ["/next", "https://8.8.8.8/v?sig=s3cr3t"][len(asked) % 2]})
+
+    async with XaiVideoClient(KEY, transport=httpx.MockTransport(redirect)) as xai:
+        asked, hops = [], 5
+        assert (await xai.download("https://vidgen.x.ai/v", tmp_path / "v")).size == len(VIDEO)
+        assert asked[1:3] == ["https://8.8.8.8/v?sig=s3cr3t", "https://8.8.8.8/next"]
+        asked, hops = [], 6
+        with pytest.raises(DownloadError, match="redirected more than 5 times") as caught:
+            await xai.download("https://vidgen.x.ai/v", tmp_path / "v")
+    assert not caught.value.transient
+
+
+async def test_a_download_from_this_machine_is_for_an_api_on_this_machine(tmp_path):
+    with ScriptedServer([answer("200 OK", VIDEO, MP4)]) as other:
+        redirect = answer("302 Found", b"", f"Location: {other.url.replace('127.0.0.1', 'localhost')}/v")
+        fetched, _ = await download([redirect], tmp_path / "v")
+    assert fetched.size == len(VIDEO)
+    error, _ = await download([answer("302 Found", b"", "Location: https://10.0.0.1/v")], tmp_path / "v")
+    assert "its address is not public" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("api", "said"), [("https://api.x.ai/v1", "not public"), ("https://videos.test/v1", "broke")]
+)
+async def test_a_name_is_judged_by_the_address_that_is_connected_to(tmp_path, monkeypatch, api, said):
+    """Only the API's own host, which the user has chosen, may be in a private network."""
+
+    def resolve(host, port, *_, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    with ScriptedServer([CUT] * 3) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        async with XaiVideoClient(KEY, api, retries=Retries(attempts=1), timeouts=Timeouts(connect=0.3)) as xai:
+            with pytest.raises(DownloadError, match=said):
+                await xai.download(server.url.replace("http://127.0.0.1", "https://videos.test"), tmp_path / "v")
+        if said == "not public":
+            assert server.received == b""
 
 
 async def test_a_download_without_length_is_taken(tmp_path):

@@ -37,6 +37,11 @@ def test_what_can_not_be_a_key_is_refused_without_repeating_it(key):
     assert not key or repr(key) not in str(caught.value)
 
 
+def test_the_bound_of_downloads_is_a_setting(xai, monkeypatch):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_MAX_DOWNLOAD_BYTES", "1000")
+    assert xai.get_client().max_download_bytes == 1000
+
+
 def test_the_key_is_in_no_representation(xai):
     assert API_KEY not in repr(xai) + str(xai) + xai.model_dump_json()
 

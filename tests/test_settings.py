@@ -15,6 +15,7 @@ def test_the_defaults_are_those_of_the_readme(monkeypatch):
     assert settings.schedule == PollSchedule(18, 1, 20) == PollSchedule()
     assert (settings.timeout_seconds, settings.validation) == (1200, "strict")
     assert (settings.link_seconds, settings.preview) == (7 * 24 * 3600, True)
+    assert settings.max_download_bytes == 512 * 1024**2
     assert settings.home == get_current_settings().home / "xai-video"
 
 
@@ -34,6 +35,7 @@ def test_each_is_read_from_its_variable(monkeypatch, tmp_path):
         ("POLL_MIN_SECONDS", "30"),
         ("LINK_SECONDS", "-1"),
         ("LINK_SECONDS", "604801"),
+        ("MAX_DOWNLOAD_BYTES", "0"),
     ],
 )
 def test_a_bad_one_is_one_sentence_that_names_it(monkeypatch, name, value):
