@@ -278,8 +278,9 @@ class XaiVideoClient:
                 reply = read_reply(response, self.timeouts.start)
         except httpx.RequestError as error:
             if not departure.begun:
-                raise ServiceUnavailable(f"No connection to {self.base_url}: {self._reason(error)}.") from error
-            raise _unknown(f"no response could be read ({self._reason(error)})") from error
+                raise ServiceUnavailable(f"No connection to {self.base_url}: {self._reason(error)}.") from None
+            # Its cause may quote what arrived, and would be printed with a traceback.
+            raise _unknown(f"no response could be read ({self._reason(error)})") from None
         return self._accepted(reply, self._redact.with_prompt(request.prompt))
 
     def _accepted(self, reply: Reply, redact: Redaction) -> Accepted:
@@ -288,7 +289,7 @@ class XaiVideoClient:
         trace_id = self._trace_id(reply)
         problem = f"xAI responded with HTTP {reply.status}"
         if 200 <= reply.status < 300:
-            request_id = parse_request_id(reply.content, redact)
+            request_id = parse_request_id(reply.content, self._redact)
             if request_id is not None:
                 return Accepted(request_id, trace_id, reply.at)
             problem = "the response has no usable request id"

@@ -571,7 +571,7 @@ def _facts_of(request: VideoRequest) -> dict[str, Any]:
 
 def _bad_end(status: VideoStatus, prompt: object) -> GenerationError:
     said = f": {Redaction(prompt=prompt)(status.message)}" if status.message else "."
-    http_status = 400 if status.state == "moderated" and status.code else None
+    http_status = status.http_status if (status.http_status or 0) >= 400 else None
     match status.state:
         case "moderated":
             return VideoModerated(

@@ -60,11 +60,15 @@ class Redaction:
                 re.compile(re.escape(api_key.encode().hex()), re.IGNORECASE),
             ]
             self._encoded = _in_base64(api_key.encode())
-        self._prompt = _printable(prompt) if isinstance(prompt, str) else ""
+        self._prompt = _quoted(_printable(prompt)) if isinstance(prompt, str) else None
 
     def with_prompt(self, prompt: object) -> "Redaction":
         """Make one that knows a prompt, too."""
         return Redaction(self._api_key, prompt)
+
+    def finds_key(self, text: str) -> bool:
+        """Whether a text repeats the API key, without escapes."""
+        return any(secret.search(text) for secret in self._secrets) or any(part in text for part in self._encoded)
 
     def __call__(self, text: str, max_length: int = MAX_TEXT) -> str:
         """Redact a text and cut it to a readable length.
@@ -94,11 +98,24 @@ class Redaction:
 
     def _without_prompt(self, text: str) -> str:
         """Take the prompt out, quoted whole or cut."""
-        if len(self._prompt) < _SHORTEST_PROMPT:
+        if self._prompt is None:
             return text
-        text = text.replace(self._prompt, "…")
-        begin = text.find(self._prompt[:_PROMPT_BEGINNING])
-        return text if begin < 0 else f"{text[:begin]}…"
+        whole, beginning = self._prompt
+        text = whole.sub("…", text)
+        cut = beginning.search(text)
+        return f"{text[: cut.start()]}…" if cut else text
+
+
+def _quoted(prompt: str) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
+    """Find a prompt and its beginning, but not within a word: a request id may hold the letters of a short one."""
+    if len(prompt) < _SHORTEST_PROMPT:
+        return None
+    before = r"(?<![\w-])" if prompt[0].isalnum() else ""
+    after = r"(?![\w-])" if prompt[-1].isalnum() else ""
+    whole = re.compile(before + re.escape(prompt) + after)
+    if len(prompt) <= _PROMPT_BEGINNING:
+        return whole, whole
+    return whole, re.compile(before + re.escape(prompt[:_PROMPT_BEGINNING]))
 
 
 def _printable(text: str) -> str:

@@ -45,6 +45,7 @@ class VideoStatus(BaseModel):
         cost_usd: What xAI billed, in USD.
         code: xAI's error code.
         message: xAI's error text.
+        http_status: HTTP status of the response.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -58,6 +59,7 @@ class VideoStatus(BaseModel):
     cost_usd: Decimal | None = None
     code: str | None = None
     message: str | None = None
+    http_status: int | None = None
 
 
 def parse_request_id(body: bytes, redact: Redaction) -> str | None:
@@ -68,7 +70,7 @@ def parse_request_id(body: bytes, redact: Redaction) -> str | None:
     request_id = as_object(body).get("request_id")
     if not isinstance(request_id, str) or not request_id.strip() or not request_id.isprintable():
         return None
-    return request_id if redact(request_id, _MAX_REQUEST_ID) == request_id.strip() else None
+    return None if len(request_id) > _MAX_REQUEST_ID or redact.finds_key(request_id) else request_id
 
 
 def parse_status(request_id: str, http_status: int, body: bytes, redact: Redaction) -> VideoStatus | None:
@@ -85,11 +87,18 @@ def parse_status(request_id: str, http_status: int, body: bytes, redact: Redacti
     """
     answer = as_object(body)
     if http_status == 202:
-        return VideoStatus(request_id=request_id, state="pending", progress=_progress(answer))
+        return VideoStatus(request_id=request_id, state="pending", progress=_progress(answer), http_status=202)
     if http_status in _MAY_BE_MODERATED and _is_moderation(body):
         code, message = parse_error(body, redact)
         cost = _cost_usd(answer)
-        return VideoStatus(request_id=request_id, state="moderated", cost_usd=cost, code=code, message=message)
+        return VideoStatus(
+            request_id=request_id,
+            state="moderated",
+            cost_usd=cost,
+            code=code,
+            message=message,
+            http_status=http_status,
+        )
     if http_status != 200 or not answer:
         return None
     return _parse_known(request_id, answer, redact)
@@ -109,6 +118,7 @@ def _parse_known(request_id: str, answer: Mapping[str, Any], redact: Redaction) 
         cost_usd=_cost_usd(answer),
         code=_redacted(code, redact, MAX_CODE),
         message=_redacted(message, redact),
+        http_status=200,
     )
 
 

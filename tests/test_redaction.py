@@ -127,6 +127,11 @@ def test_a_prompt_that_was_cut_is_taken_out():
     assert REDACT('Prompt "A \\"cat\\"\\nplaying wi') == 'Prompt "…'
 
 
+def test_a_prompt_is_not_found_within_a_word():
+    redact = Redaction(prompt="cafe")
+    assert redact('"cafe" 0b6fcafe-cafe-4b3a cafes') == '"…" 0b6fcafe-cafe-4b3a cafes'
+
+
 def test_a_short_key_and_a_short_prompt_are_no_secrets():
     assert Redaction("a cat", "cat")("a cat") == "a cat"
 

@@ -251,6 +251,13 @@ def test_an_error_text_repeats_no_signature_and_no_picture():
     assert text == "Cannot fetch https://b.amazonaws.com/k.png?\u2026 or data:\u2026"
 
 
+def test_a_request_id_may_hold_what_is_redacted_elsewhere():
+    for request_id in ID, "a" * 300, "a?b=c":
+        assert (
+            parse_request_id(json.dumps({"request_id": request_id}).encode(), Redaction("k" * 20, ID)) == request_id
+        )
+
+
 @pytest.mark.parametrize(
     ("body", "request_id"),
     [
