@@ -51,8 +51,17 @@ def _ignore(_: object) -> None:
     return None
 
 
-async def _allow(request: VideoRequest, *, repeated: bool) -> None:
-    return None
+class Unlimited:
+    """Permission that is always given, without a budget."""
+
+    async def turn(self, request: VideoRequest) -> None:
+        """Go on at once."""
+
+    async def spend(self, request: VideoRequest) -> None:
+        """Take nothing."""
+
+    async def refund(self, request: VideoRequest) -> None:
+        """Give nothing back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Generation:
         schedule: When to look.
         on_change: Called with the receipt after each change of its state.
         on_status: Called with each answer of `get`.
-        permit: Asked for leave before each submission; it waits, or raises.
+        permit: Permission for each submission; may wait or raise.
     """
 
     client: XaiVideoClient
@@ -73,7 +82,7 @@ class Generation:
     schedule: PollSchedule = field(default_factory=PollSchedule)
     on_change: Callable[[Receipt], object] = _ignore
     on_status: Callable[[VideoStatus], Awaitable[object] | None] = _ignore
-    permit: Permit = _allow
+    permit: Permit = field(default_factory=Unlimited)
 
     @property
     def _journal(self) -> Journal:

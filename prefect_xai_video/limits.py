@@ -1,10 +1,13 @@
 """Prefect's global limits: submissions a second, videos in flight, cents to spend, shared by all workers.
 
-Each holds where it exists and is active on the server; where there is none, nothing is limited. Looking which there
-are costs a request to Prefect, and each of them another. `deployments/set_up.py` creates them. They are asked for
-where a submission is due, before its key is claimed, so whoever has to wait, or is turned away, has sent nothing.
+Each is respected where it exists and is active on the server; where there is none, nothing is limited. Reading which
+ones exist costs a request to Prefect, and each of them another. `deployments/set_up.py` creates them.
 
-What only slows down gives way where Prefect can't be asked; the budget does not.
+Waiting comes before a key is claimed. The budget comes after it, so that only the winner of a claim pays: once a key
+and attempt, however many runs ask for the key. A submission that was surely refused gets its cents back.
+
+What only slows down gives way where Prefect can't be asked. The budget never does: without it nothing is sent, unless
+a setting says that no budget is wanted.
 """
 
 import asyncio
@@ -12,13 +15,14 @@ import itertools
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from uuid import UUID
 
-from httpx import HTTPError, HTTPStatusError, Response, codes
+from httpx import HTTPStatusError, Response, codes
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -30,22 +34,25 @@ from prefect_xai_video.prefect_api import current_client, soon_again
 from prefect_xai_video.requests import VideoRequest
 
 READ_AGAIN_SECONDS = 10.0
-"""How long it is taken for known which limits there are."""
+"""How long the list of active limits is cached, in seconds."""
 
 LONGEST_PAUSE_SECONDS = 10.0
-"""Between two questions for a turn."""
+"""Longest pause between attempts to acquire a slot, in seconds."""
 
 LEASE_SECONDS = 300
-"""How long a place is held by a process that has died."""
+"""How long a slot stays taken after its process has died."""
+
+SPEND_SECONDS = 5
+"""Longest time between a claim and its POST for the budget: the claim must not grow old."""
 
 LEAVE_SECONDS = 5
-"""How long a run that has paid may be held up when it gives its place back."""
+"""How long a run may be held up when it gives slots or cents back."""
 
 PAGE = 200
-"""As many limits as Prefect names at once."""
+"""Page size of the list of limits."""
 
 UNPRICED_CENTS = 100
-"""What counts where the price table can't say: more than the dearest edit (8.7 s at $0.08)."""
+"""Cents of a request that the price table does not know: more than the dearest edit (8.7 s at $0.08)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +89,73 @@ logger = logging.getLogger(__name__)
 
 
 class Permit:
-    """Leave to submit one video, asked for before each of its submissions: its cost once, its turn each time."""
+    """Permission to submit videos: a turn before each claim, and the cost of each submission from the budget.
 
-    def __init__(self) -> None:
-        self._paid = False
+    Args:
+        budget: Whether the budget is respected. Without it, nothing is asked or taken for it.
+    """
 
-    async def __call__(self, request: VideoRequest, *, repeated: bool) -> None:
-        """Wait for a place among the videos in flight and for a turn, and take the cost from the budget.
+    def __init__(self, *, budget: bool = True) -> None:
+        self._budget = budget
+        self._spent: Counter[VideoRequest] = Counter()
+
+    async def turn(self, request: VideoRequest) -> None:
+        """Wait for a place among the videos in flight and for a turn. It takes nothing from the budget.
 
         Args:
-            request: What is to be submitted.
-            repeated: Whether the same run had leave for it before, and was refused by xAI.
+            request: The request to be submitted.
 
         Raises:
-            LimitReached: If a limit has no room for it, now or ever, or the budget can't be asked. Nothing was sent.
+            LimitReached: If a limit never has room for it, or Prefect does not tell whether there is a budget.
         """
+        # Found out before a claim is written.
+        if self._budget:
+            await _active()
         place = _place.get()
         if place is not None and await _holds(IN_FLIGHT):
             await place.take()
-        if not (self._paid or repeated) and await _holds(SPEND):
-            await _spend(_cents(request))
-        self._paid = True
         if await _holds(REQUESTS):
             await _wait_for(REQUESTS, _slots(REQUESTS, 1))
+
+    async def spend(self, request: VideoRequest) -> None:
+        """Take the estimated cost of a submission from the budget, within a few seconds.
+
+        Args:
+            request: The request to be submitted; its key is claimed.
+
+        Raises:
+            LimitReached: If the budget has no room for it, or Prefect can't be asked. Nothing was sent.
+        """
+        if not self._budget:
+            return
+        try:
+            async with asyncio.timeout(SPEND_SECONDS):
+                if SPEND.name in await _active():
+                    await _spend(_cents(request))
+                    self._spent[request] += 1
+        except TimeoutError:
+            raise _NotAsked(f"no response within {SPEND_SECONDS} s") from None
+
+    async def refund(self, request: VideoRequest) -> None:
+        """Give the cost of a submission back that was surely refused. Best effort: it never raises.
+
+        Args:
+            request: The request for which `spend` took the cost.
+        """
+        if not self._spent[request]:
+            return
+        self._spent[request] -= 1
+        try:
+            # A client of its own: the one of the run belongs to another event loop.
+            async with asyncio.timeout(LEAVE_SECONDS), get_client() as prefect:
+                await soon_again(prefect, _return_slots(SPEND, _cents(request)))
+        except Exception as error:
+            _log().warning(
+                "About %d cents of a refused submission could not be given back to the global limit %s: %s",
+                _cents(request),
+                SPEND.name,
+                type(error).__name__,
+            )
 
 
 @asynccontextmanager
@@ -159,6 +210,11 @@ def _slots(limit: Limit, number: int) -> Ask:
     return lambda prefect: prefect.increment_concurrency_slots([limit.name], number, "rate_limit")
 
 
+def _return_slots(limit: Limit, number: int) -> Ask:
+    """Give slots back before they come back by themselves. Prefect wants a time that they were taken for."""
+    return lambda prefect: prefect.release_concurrency_slots([limit.name], number, 1.0)
+
+
 async def _renew(lease: UUID) -> None:
     """Keep a lease. One that is lost must not end a run that has paid: then there is one video more in flight."""
     while True:
@@ -187,10 +243,8 @@ async def _wait_for(limit: Limit, ask: Ask) -> Response | None:
                 _log().info("Waiting for the global limit %s", limit.name)
                 told = True
             await asyncio.sleep(min(answer, LONGEST_PAUSE_SECONDS))
-    except LimitReached as error:
-        if not error.transient:
-            raise
-        _log().warning("Going on without the global limit %s: %s", limit.name, error.message)
+    except _NotAsked as error:
+        _log().warning("Going on without the global limit %s: %s", limit.name, error.why)
         return None
     return answer
 
@@ -199,27 +253,24 @@ async def _ask(limit: Limit, ask: Ask, slots: int = 1) -> Response | float:
     """Ask Prefect for slots of a limit.
 
     Returns:
-        Its answer; or the seconds after which it would be asked again, where there are not enough now.
+        Its response; or the seconds after which to try again, if there are not enough now.
 
     Raises:
-        LimitReached: If there never will be enough: it has fewer slots, or they don't come back. Transient, if
-            Prefect can't be asked.
+        LimitReached: If there never will be enough: it has fewer slots, or they don't come back.
+        _NotAsked: If Prefect can't be asked.
     """
     try:
         async with current_client() as prefect:
             return await soon_again(prefect, ask)
-    except HTTPStatusError as error:
-        match error.response.status_code:
-            case codes.LOCKED:
-                return float(error.response.headers.get("Retry-After", 1))
-            case codes.UNPROCESSABLE_ENTITY:
-                raise LimitReached(
-                    f"The global limit {limit.name} never has room for {slots} slots at once. Nothing was sent."
-                ) from None
-            case _:
-                raise _unanswered(error) from error
-    except HTTPError as error:
-        raise _unanswered(error) from error
+    except Exception as error:
+        response = error.response if isinstance(error, HTTPStatusError) else None
+        if response is not None and response.status_code == codes.LOCKED:
+            return float(response.headers.get("Retry-After", 1))
+        if response is not None and response.status_code == codes.UNPROCESSABLE_ENTITY:
+            raise LimitReached(
+                f"The global limit {limit.name} never has room for {slots} slots at once. Nothing was sent."
+            ) from None
+        raise _NotAsked.because_of(error) from error
 
 
 def _cents(request: VideoRequest) -> int:
@@ -228,29 +279,34 @@ def _cents(request: VideoRequest) -> int:
 
 
 _known: dict[str | None, tuple[float, frozenset[str]]] = {}
-"""The active limits of a server, by its URL, and until when they count as known."""
+"""The active limits of a server, by its URL, and until when the list counts as known."""
 
 
 async def _holds(limit: Limit) -> bool:
-    server = get_current_settings().api.url
-    until, names = _known.get(server, (0.0, frozenset()))
-    if time.monotonic() >= until:
-        try:
-            names = await _active_limits()
-        except LimitReached as error:
-            if server not in _known:
-                raise
-            _log().warning("Taking the global limits for what they were: %s", error.message)
-        _known[server] = (time.monotonic() + READ_AGAIN_SECONDS, names)
-    return limit.name in names
+    """Whether a limit that only slows down is active: by the list that was read last, if Prefect can't be asked."""
+    try:
+        return limit.name in await _active()
+    except _NotAsked as error:
+        _, names = _known.get(_server(), (0.0, frozenset()))
+        _log().warning("Going on with the global limits that were known before: %s", error.why)
+        return limit.name in names
 
 
-async def _active_limits() -> frozenset[str]:
-    """The names of all active limits; those of deployments are among them, so there may be many.
+async def _active() -> frozenset[str]:
+    """The names of all active limits, at most a few seconds old.
 
     Raises:
-        LimitReached: If Prefect can't be asked. Where it is asked and doesn't tell, no limit is kept.
+        _NotAsked: If Prefect can't be asked.
     """
+    until, names = _known.get(_server(), (0.0, frozenset()))
+    if time.monotonic() >= until:
+        names = await _read_active()
+        _known[_server()] = (time.monotonic() + READ_AGAIN_SECONDS, names)
+    return names
+
+
+async def _read_active() -> frozenset[str]:
+    """Read the names of all active limits; those of deployments are among them, so there may be many."""
     names: set[str] = set()
     try:
         async with current_client() as prefect:
@@ -259,20 +315,33 @@ async def _active_limits() -> frozenset[str]:
                 names.update(limit.name for limit in found if limit.active)
                 if len(found) < PAGE:
                     break
-    except HTTPError as error:
-        if _status(error) not in {codes.UNAUTHORIZED, codes.FORBIDDEN, codes.NOT_FOUND}:
-            raise _unanswered(error) from error
-        _log().warning("Prefect does not tell its global limits (HTTP %s): none is kept", _status(error))
+    except Exception as error:
+        raise _NotAsked.because_of(error) from error
     return frozenset(names)
 
 
-def _unanswered(error: HTTPError) -> LimitReached:
-    what = _status(error) or type(error).__name__
-    return LimitReached(f"Prefect can't be asked for its global limits ({what}). Nothing was sent.", transient=True)
+def _server() -> str | None:
+    return get_current_settings().api.url
 
 
-def _status(error: HTTPError) -> int | None:
-    return error.response.status_code if isinstance(error, HTTPStatusError) else None
+class _NotAsked(LimitReached):
+    """Prefect can't be asked for its global limits. It passes, unless Prefect refuses to tell."""
+
+    def __init__(self, why: str, *, transient: bool = True) -> None:
+        super().__init__(
+            f"Prefect can't be asked for its global limits ({why}), so it is unknown whether the budget has room. "
+            f"Nothing was sent. If no budget is wanted, set PREFECT_INTEGRATIONS_XAI_VIDEO_BUDGET to false.",
+            transient=transient,
+        )
+        self.why = why
+
+    @classmethod
+    def because_of(cls, error: Exception) -> "_NotAsked":
+        if not isinstance(error, HTTPStatusError):
+            return cls(type(error).__name__)
+        status = error.response.status_code
+        refused = status in {codes.UNAUTHORIZED, codes.FORBIDDEN, codes.NOT_FOUND}
+        return cls(f"HTTP {status}", transient=not refused)
 
 
 def _log() -> logging.Logger | LoggingAdapter:

@@ -43,6 +43,11 @@ class XaiVideoSettings(PrefectBaseSettings):
         description="strict refuses what the table of models does not have; warn passes it on with a warning.",
     )
 
+    budget: bool = Field(
+        default=True,
+        description="Whether the global limit xai-video-spend-cents is respected. With false no budget is asked for, "
+        "as needed by roles that may not read Prefect's global limits.",
+    )
     link_seconds: int = Field(
         default=604800,
         ge=0,

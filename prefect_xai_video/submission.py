@@ -25,10 +25,16 @@ Delivery = Literal["download", "direct"]
 
 
 class Permit(Protocol):
-    """Leave to submit a request; it waits, or raises."""
+    """Permission to submit requests; may wait or raise."""
 
-    def __call__(self, request: VideoRequest, *, repeated: bool) -> Awaitable[object]:
-        """Ask for it; `repeated` where the same run had it before, and xAI refused."""
+    def turn(self, request: VideoRequest) -> Awaitable[object]:
+        """Wait for a turn, before the key is claimed. It costs nothing."""
+
+    def spend(self, request: VideoRequest) -> Awaitable[object]:
+        """Take the cost from the budget, once the key is claimed and before the POST."""
+
+    def refund(self, request: VideoRequest) -> Awaitable[object]:
+        """Give the cost back: the submission was surely refused."""
 
 
 POST_SECONDS = CLAIM_SECONDS - 20
@@ -53,7 +59,7 @@ class Submission:
         regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
         on_unknown: `resubmit` sends again what may have been accepted.
         delivery: `direct` has xAI put the video into the store.
-        permit: Asked for leave before each claim of a submission.
+        permit: Asked for a turn before each claim, and for the cost before each POST.
     """
 
     client: XaiVideoClient
@@ -117,7 +123,7 @@ class Submission:
                 if held is not None and receipt is held.receipt and receipt.state != "sending":
                     return held
                 if not permitted:
-                    await self.permit(self.request, repeated=held is not None and self._was_refused(held.receipt))
+                    await self.permit.turn(self.request)
                     # That may have taken its time: others may have come, and the claim begins now.
                     permitted = True
                     continue
@@ -169,15 +175,6 @@ class Submission:
             for attempt in receipt.attempts
         )
 
-    def _was_refused(self, receipt: Receipt) -> bool:
-        """Whether this very flow run has submitted it since the attempt that stands, and was refused."""
-        return self.flow_run_id is not None and any(
-            attempt.outcome == "refused"
-            and attempt.flow_run_id == self.flow_run_id
-            and attempt.started_at >= receipt.attempt.started_at
-            for attempt in receipt.attempts
-        )
-
     async def _write_claim(self, writing: Awaitable[Held]) -> Held:
         """Write a claim. If the run is cancelled meanwhile, take it back: nothing was sent."""
         written = asyncio.ensure_future(writing)
@@ -216,11 +213,17 @@ class Submission:
 
     async def _send_and_note(self, held: Held) -> Receipt:
         try:
+            await self.permit.spend(self.request)
+        except XaiVideoError as error:
+            await self._note(held, Receipt.refused, error)
+            raise
+        try:
             accepted = await self._send(held)
         except SubmissionUnknown as error:
             return await self._note(held, Receipt.unknown, error)
         except XaiVideoError as error:
             await self._note(held, Receipt.refused, error)
+            await self.permit.refund(self.request)
             raise
         except Exception as error:
             unforeseen = SubmissionUnknown(

@@ -355,7 +355,7 @@ async def _generation(
             settings.schedule,
             on_change=tell,
             on_status=progress.show if progress else lambda status: None,
-            permit=Permit(),
+            permit=Permit(budget=settings.budget),
         )
 
 

@@ -12,8 +12,8 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import concurrency
 from prefect.settings import PREFECT_API_URL
 
-from prefect_xai_video import agenerate_video, limits
-from prefect_xai_video.errors import InvalidRequest, LimitReached, VideoModerated, VideoTimeout
+from prefect_xai_video import XaiCredentials, agenerate_video, astart_video, limits
+from prefect_xai_video.errors import AuthenticationFailed, InvalidRequest, LimitReached, VideoModerated, VideoTimeout
 from prefect_xai_video.limits import IN_FLIGHT, REQUESTS, SPEND, Permit
 from prefect_xai_video.requests import build_request
 
@@ -47,7 +47,6 @@ async def test_a_budget_that_is_used_up_refuses_before_anything_is_sent(limited,
     with pytest.raises(LimitReached, match=r"xai-video-spend-cents.*about 10 cents.*Nothing was sent") as caught:
         await agenerate_video("A cat", duration=2, key="dear", storage=directory, credentials=xai)
     assert caught.value.key == "dear"
-    assert not (Path(directory.basepath) / "dear.json").exists()
     # What is paid for already costs no budget.
     assert await agenerate_video("A cat", duration=1, key="cheap", storage=directory, credentials=xai) == video
     assert submissions() == 1
@@ -136,13 +135,51 @@ async def test_a_place_is_given_back(limited, directory, xai, submissions):
     assert submissions() == 2
 
 
-async def test_a_submission_that_is_repeated_is_in_the_budget_already(limited):
-    await limited(SPEND, 9, 0.0001)
+async def spent() -> int:
+    """Cents that are taken from the budget."""
+    async with get_client() as client:
+        return (await client.read_global_concurrency_limit_by_name(SPEND.name)).active_slots
+
+
+async def test_twelve_runs_of_one_key_take_the_cost_of_one_video(limited, directory, xai, submissions):
+    await limited(SPEND, 1000, 0.0001)
+    options = {"duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    receipts = await asyncio.gather(*(astart_video("A cat", **options) for _ in range(12)))
+    assert len({receipt.request_id for receipt in receipts}) == 1
+    assert submissions() == 1
+    assert await spent() == 5
+
+
+async def test_a_submission_that_was_surely_refused_gets_its_cost_back(limited, directory, xai, submissions):
+    await limited(SPEND, 1000, 0.0001)
+    await Permit().spend(build_request("Another cat", duration=10))
+    wrong = XaiCredentials(api_key="xai-wrong-key-0123456789", base_url=xai.base_url)
+    with pytest.raises(AuthenticationFailed):
+        await astart_video("A cat", duration=1, key="cat", storage=directory, credentials=wrong)
+    assert await spent() == 50
+    await astart_video("A cat [fault:start-429]", duration=1, key="cat", storage=directory, credentials=xai)
+    assert submissions() == 3
+    assert await spent() == 55
+
+
+async def test_nothing_is_given_back_that_was_not_taken(limited):
+    await limited(SPEND, 1000, 0.0001)
     request = build_request("A cat", duration=1)
-    await Permit()(request, repeated=False)
-    await Permit()(request, repeated=True)
-    with pytest.raises(LimitReached):
-        await Permit()(request, repeated=False)
+    permit = Permit()
+    await Permit().spend(request)
+    await permit.refund(request)
+    assert await spent() == 5
+    await permit.spend(request)
+    for _ in range(2):
+        await permit.refund(request)
+    assert await spent() == 5
+
+
+async def test_without_a_budget_nothing_is_asked_or_taken(limited, monkeypatch, directory, xai):
+    await limited(SPEND, 10, 0.0001)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_BUDGET", "false")
+    await astart_video("A cat", duration=15, key="cat", storage=directory, credentials=xai)
+    assert await spent() == 0
 
 
 @pytest.fixture
@@ -177,30 +214,57 @@ async def test_what_slows_down_gives_way_where_prefect_can_not_be_asked(
     assert f"Going on without the global limit {limit.name}" in caplog.text
 
 
-@pytest.mark.parametrize("status", [403, 500, None])
-async def test_the_budget_does_not_give_way(status, prefect_answers):
-    limits._known[PREFECT_API_URL.value()] = (math.inf, frozenset({SPEND.name}))
+NO_RESPONSE = [401, 403, 404, 500, None]
+
+
+@pytest.mark.parametrize("known", [{SPEND.name}, set()])
+@pytest.mark.parametrize("status", NO_RESPONSE)
+async def test_the_budget_does_not_give_way(status, known, prefect_answers):
+    expires = math.inf if known else 0
+    limits._known[PREFECT_API_URL.value()] = (expires, frozenset(known))
     prefect_answers(status)
-    with pytest.raises(LimitReached, match=r"can't be asked.*Nothing was sent") as caught:
-        await Permit()(build_request("A cat", duration=1), repeated=False)
+    with pytest.raises(LimitReached, match=r"can't be asked.*Nothing was sent.*XAI_VIDEO_BUDGET") as caught:
+        await Permit().spend(build_request("A cat", duration=1))
+    assert caught.value.transient == (status in {500, None})
+
+
+@pytest.mark.parametrize("status", NO_RESPONSE)
+async def test_nothing_is_claimed_or_sent_while_prefect_does_not_tell_its_limits(
+    status, prefect_answers, directory, xai, submissions
+):
+    prefect_answers(status)
+    with pytest.raises(LimitReached, match="can't be asked"):
+        await Permit().turn(build_request("A cat", duration=1))
+    if status == 403:
+        with pytest.raises(LimitReached):
+            await astart_video("A cat", duration=1, key="cat", storage=directory, credentials=xai)
+        assert not (Path(directory.basepath) / "cat.json").exists()
+        assert submissions() == 0
+
+
+async def test_a_role_that_may_not_read_limits_needs_no_budget(prefect_answers, directory, xai, monkeypatch, caplog):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_BUDGET", "false")
+    prefect_answers(403)
+    await astart_video("A cat", duration=1, key="cat", storage=directory, credentials=xai)
+    assert "Going on with the global limits that were known before: HTTP 403" in caplog.text
+
+
+async def test_a_budget_that_prefect_does_not_tell_in_time_is_an_error(limited, monkeypatch):
+    await limited(SPEND, 1000, 1)
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(limits, "SPEND_SECONDS", 0.1)
+    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots", never)
+    with pytest.raises(LimitReached, match="no response within") as caught:
+        await Permit().spend(build_request("A cat", duration=1))
     assert caught.value.transient
-
-
-@pytest.mark.parametrize(("status", "kept"), [(403, False), (500, True), (None, True)])
-async def test_a_server_that_does_not_tell_its_limits_has_none(status, kept, prefect_answers, caplog):
-    prefect_answers(status)
-    request = build_request("A cat", duration=1)
-    if kept:
-        with pytest.raises(LimitReached, match="can't be asked"):
-            await Permit()(request, repeated=False)
-    else:
-        await Permit()(request, repeated=False)
-        assert "HTTP 403" in caplog.text
 
 
 async def test_each_submission_takes_its_turn(limited):
     await limited(REQUESTS, 1, 1.0)
     request = build_request("A cat", duration=1)
     began = time.monotonic()
-    await asyncio.gather(*(Permit()(request, repeated=False) for _ in range(3)))
+    await asyncio.gather(*(Permit().turn(request) for _ in range(3)))
     assert time.monotonic() - began > 1

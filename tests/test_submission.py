@@ -9,7 +9,7 @@ from api_key import API_KEY
 from scripted import SILENCE, ScriptedServer, answer
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient, submission
-from prefect_xai_video.errors import RateLimited, StorageError, SubmissionUnknown, VideoTimeout
+from prefect_xai_video.errors import LimitReached, StorageError, SubmissionUnknown, VideoTimeout
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
@@ -132,21 +132,48 @@ async def test_waiting_ends_at_its_deadline_though_no_poll_is_answered(store, en
     assert await state(store) == "submitted"
 
 
-async def test_the_permit_knows_what_the_same_run_had_leave_for(engine_for):
-    asked = []
+class Recorder:
+    """Permission that records what it is asked for."""
 
-    async def permit(request, *, repeated):
-        asked.append(repeated)
+    def __init__(self, refuse=None):
+        self.asked = []
+        self.refuse = refuse
 
-    async def start(flow_run_id):
-        await engine.start(REQUEST, "cat", flow_run_id=flow_run_id)
+    async def turn(self, request):
+        self.asked.append("turn")
 
-    refused = answer("429 Too Many Requests", b"{}")
-    with ScriptedServer([*[refused] * 6, ACCEPTED]) as server:
+    async def spend(self, request):
+        self.asked.append("spend")
+        if self.refuse:
+            raise self.refuse
+
+    async def refund(self, request):
+        self.asked.append("refund")
+
+
+async def test_a_refused_submission_gets_its_cost_back_and_a_key_that_is_sent_costs_nothing_more(engine_for):
+    permit = Recorder()
+    with ScriptedServer([answer("429 Too Many Requests", b"{}"), ACCEPTED]) as server:
         engine = engine_for(server, permit=permit)
         for _ in range(2):
-            with pytest.raises(RateLimited):
-                await start("one")
-        await start("another")
-        await start("another")
-    assert asked == [False, True, True, True, True, True, False]
+            await engine.start(REQUEST, "cat")
+    assert permit.asked == ["turn", "spend", "refund", "turn", "spend"]
+
+
+async def test_a_submission_of_unknown_outcome_gets_nothing_back(engine_for):
+    permit = Recorder()
+    with ScriptedServer([answer("500 Internal Server Error", b"{}")]) as server, pytest.raises(SubmissionUnknown):
+        await engine_for(server, permit=permit).start(REQUEST, "cat")
+    assert permit.asked == ["turn", "spend"]
+
+
+async def test_a_claim_without_room_in_the_budget_is_refused_and_sent_later(store, engine_for):
+    with ScriptedServer([ACCEPTED]) as server:
+        empty = Recorder(refuse=LimitReached("No room."))
+        with pytest.raises(LimitReached):
+            await engine_for(server, permit=empty).start(REQUEST, "cat")
+        assert await state(store) == "refused"
+        assert empty.asked == ["turn", "spend"]
+        assert server.requests == []
+        await engine_for(server).start(REQUEST, "cat")
+    assert await state(store) == "submitted"
