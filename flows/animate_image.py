@@ -35,7 +35,7 @@ Seconds = Annotated[int, Field(ge=1, le=15), drawn("Duration")]
 Bucket = Annotated[S3Bucket | None, MAY_STAY_EMPTY, drawn("Bucket block")]
 
 
-@flow(name="animate-image", flow_run_name="animate {object_key}")
+@flow(name="animate-image", flow_run_name="animate {object_key}", persist_result=False)
 async def animate_image(
     bucket: Annotated[str, drawn("Bucket")],
     object_key: Annotated[str, drawn("Image in the bucket")],
@@ -65,15 +65,19 @@ async def animate_image(
         raise InvalidRequest(
             f"bucket_block: {storage.bucket_name} is not allowed; allowed: {bucket}, without folder."
         )
-    return await agenerate_video(
+    key = await asyncio.to_thread(key_beside, storage, object_key)
+    video = await agenerate_video(
         prompt,
         image_url=f"s3://{bucket}/{object_key}",
         duration=duration,
         resolution=resolution,
-        key=await asyncio.to_thread(key_beside, storage, object_key),
+        key=key,
         storage=storage,
         credentials=credentials,
     )
+    if video.key != key:
+        raise RuntimeError(f"Prefect returned the result of another call: the video {video.key}.")
+    return video
 
 
 def key_beside(storage: S3Bucket, object_key: str) -> str:

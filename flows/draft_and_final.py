@@ -5,7 +5,7 @@ top. That costs nothing, since the run keeps its id, the keys are made of that i
 """
 
 from itertools import count
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -29,7 +29,7 @@ class Review(RunInput):
     prompt: str
 
 
-@flow(name="draft-and-final", flow_run_name="draft and final, {duration} s")
+@flow(name="draft-and-final", flow_run_name="draft and final, {duration} s", persist_result=False)
 async def draft_and_final(
     prompt: Prompt,
     duration: Seconds = 6,
@@ -48,7 +48,7 @@ async def draft_and_final(
     """
     clip = {"duration": duration, "aspect_ratio": aspect_ratio, "storage": storage, "credentials": credentials}
     for number in count(1):
-        draft = await agenerate_video(prompt, resolution="480p", key=f"{flow_run.id}/draft-{number}", **clip)
+        draft = await make_video(f"{flow_run.id}/draft-{number}", prompt, resolution="480p", **clip)
         form = Review.with_initial_data(description=question(number, draft, duration), prompt=prompt)
         review = await asuspend_flow_run(wait_for_input=form, key=f"draft-{number}")
         if review.decision == "stop":
@@ -56,7 +56,15 @@ async def draft_and_final(
         prompt = review.prompt
         if review.decision == "make the final":
             break
-    return await agenerate_video(prompt, resolution="720p", key=f"{flow_run.id}/final", **clip)
+    return await make_video(f"{flow_run.id}/final", prompt, resolution="720p", **clip)
+
+
+async def make_video(key: str, prompt: str, **clip: Any) -> Video:
+    """Make the video of a key, or find it again."""
+    video = await agenerate_video(prompt, key=key, **clip)
+    if video.key != key:
+        raise RuntimeError(f"Prefect returned the result of another call: the video {video.key}.")
+    return video
 
 
 def question(number: int, draft: Video, duration: int) -> str:

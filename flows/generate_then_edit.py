@@ -15,7 +15,7 @@ Seconds = Annotated[int, Field(ge=1, le=8), drawn("Duration")]
 """An edit takes at most 8.7 s of video, so what is going to be edited must not be longer."""
 
 
-@flow(name="generate-then-edit", flow_run_name="generate and edit {name}")
+@flow(name="generate-then-edit", flow_run_name="generate and edit {name}", persist_result=False)
 async def generate_then_edit(
     prompt: Prompt,
     edit_prompt: Annotated[str, drawn("Prompt of the edit")],
@@ -51,6 +51,8 @@ async def generate_then_edit(
     edited = await agenerate_video(
         edit_prompt, video_url=original.uri, key=f"{name}/edited", storage=storage, credentials=credentials
     )
+    if [original.key, edited.key] != [f"{name}/original", f"{name}/edited"]:
+        raise RuntimeError(f"Prefect returned the results of other calls: {original.key} and {edited.key}.")
     # Only now: whoever finds the index finds both videos.
     index = index_of(name, {"original": original, "edited": edited})
     await storage.awrite_path(f"{name}/index.md", index.encode())

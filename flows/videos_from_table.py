@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from prefect_xai_video import XaiCredentials, agenerate_video
+from prefect_xai_video import Video, XaiCredentials, agenerate_video
 from prefect_xai_video.capabilities import dollars
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 from prefect_xai_video.forms import CredentialsBlock, StorageBlock, drawn
@@ -35,7 +35,7 @@ Dollars = Annotated[float, Field(gt=0), drawn("Most that all may cost, in USD")]
 AtATime = Annotated[int, Field(ge=1, le=20), drawn("Videos at a time")]
 
 
-@flow(name="videos-from-table", flow_run_name="videos from {table}")
+@flow(name="videos-from-table", flow_run_name="videos from {table}", persist_result=False)
 async def videos_from_table(
     table: Annotated[str, drawn("Table")],
     max_cost_usd: Dollars = 5.0,
@@ -66,7 +66,7 @@ async def videos_from_table(
         async with slots:
             request = requests[row["key"]].model_dump()
             try:
-                video = await agenerate_video(**request, key=row["key"], storage=storage, credentials=credentials)
+                video = await make_video(row["key"], **request, storage=storage, credentials=credentials)
                 row.update(state="stored", cost_usd=str(video.cost_usd or ""), uri=video.uri, error="")
             except Exception as error:  # One row's trouble is not another's.
                 cost = getattr(error, "cost_usd", None)
@@ -79,6 +79,14 @@ async def videos_from_table(
     if failed:
         return Failed(message=f"{failed} of {len(rows)} rows have no video: see the column error of {table}.")
     return Completed(message=f"All {len(rows)} rows have their video, {len(missing)} of them made now.")
+
+
+async def make_video(key: str, **request: Any) -> Video:
+    """Make the video of a key, or find it again."""
+    video = await agenerate_video(**request, key=key)
+    if video.key != key:
+        raise RuntimeError(f"Prefect returned the result of another call: the video {video.key}.")
+    return video
 
 
 def read(table: Path) -> list[Row]:

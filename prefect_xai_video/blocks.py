@@ -35,7 +35,7 @@ async def load_credentials(given: object) -> XaiCredentials:
     """Load the credentials that a parameter names, or take those of the environment.
 
     Args:
-        given: A block, Prefect's `{"$ref": ...}` to a saved one, or nothing.
+        given: A block, a saved one as Prefect refers to it, or nothing.
 
     Raises:
         InvalidRequest: If it is something else, or there is no such block.
@@ -54,7 +54,7 @@ async def load_storage(given: object) -> "Storage | None":
     """Load the storage that a parameter names.
 
     Args:
-        given: A block, Prefect's `{"$ref": ...}` to a saved one, or nothing. Whether a block that is given as such
+        given: A block, a saved one as Prefect refers to it, or nothing. Whether a block that is given as such
             is a storage is seen when it is opened.
 
     Raises:
@@ -68,7 +68,8 @@ async def _load(given: object, field: str, allowed: dict[str, str]) -> Block:
     match given:
         case Block():
             return given
-        case {"$ref": reference}:
+        # `run_deployment` turns a saved block into its fields, secrets masked, and its id.
+        case {"$ref": reference} | {"_block_document_id": reference}:
             return _block(await _document(reference, field, allowed), field, allowed)
         case dict():
             # A block takes fields of any name, so a misspelled one would mean another place, or another key.
@@ -85,7 +86,9 @@ def _block(document: BlockDocument, field: str, allowed: dict[str, str]) -> Bloc
     if slug not in allowed:
         raise _not_allowed(field, f"the block {document.name!r} of type {slug}", allowed)
     try:
-        return _class_of(slug).model_validate(document.data)
+        # Prefect's public loading would read the block a second time. It keeps the block's id: without one, no
+        # deployment can be given the block.
+        return _class_of(slug)._from_block_document(document)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise InvalidRequest(f"{field}: the block {document.name!r} can't be used: {problems}.") from None

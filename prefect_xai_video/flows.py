@@ -59,6 +59,9 @@ _OPTIONS: dict[str, Any] = {
     # `requests.py` and `blocks.py` decide what is allowed. Prefect would write what it refuses, signed URLs among it,
     # into the log, and would import every integration for the first block.
     "validate_parameters": False,
+    # When the parent is retried, Prefect returns a persisted result to the call of the same number, which may ask for
+    # another video. Receipts remember instead. Explicit, so that PREFECT_RESULTS_PERSIST_BY_DEFAULT does not count.
+    "persist_result": False,
 }
 
 

@@ -1,7 +1,8 @@
 """Prefect hooks of the flows: what a run that was cancelled, or whose process died, leaves behind, and how to go on.
 
 They run in another process than the flow did, without its context and, after a crash, without its memory. What they
-know is written on the run itself, as labels, by `start_video`.
+know is written on the run itself, as labels, by `start_video`. Only flows with these hooks are labelled: a run that
+makes several videos has one set of labels, and the last video would win.
 """
 
 import asyncio
@@ -28,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 
 async def label_run(key: str, receipt_uri: str, receipt: Receipt | None) -> None:
-    """Write on the current flow run what it is about. What goes wrong with it is logged, and the run goes on."""
+    """Write on the current run of a one-video flow which video it makes. Best effort: a failure is only logged."""
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if context is None or context.flow_run is None or not _makes_one_video(context.flow):
         return
     labels = {"key": key, "receipt": receipt_uri}
     if receipt is not None and receipt.request_id is not None:
@@ -65,6 +66,10 @@ async def tell_how_to_go_on(flow: Flow[Any, Any], flow_run: FlowRun, state: Stat
         )
     happened = "has crashed" if state.is_crashed() else "was cancelled"
     flow_run_logger(flow_run, flow).warning("The run %s. %s", happened, found)
+
+
+def _makes_one_video(flow: Flow[Any, Any] | None) -> bool:
+    return flow is not None and tell_how_to_go_on in flow.on_cancellation_hooks
 
 
 async def _write(flow_run_id: UUID, labels: dict[str, str]) -> None:

@@ -91,6 +91,8 @@ _OPTIONS: dict[str, Any] = {
     "retry_delay_seconds": RETRY_DELAY_SECONDS,
     "retry_condition_fn": is_transient,
     "cache_policy": NO_CACHE,
+    # `get_video` returns a signed URL, which must not be stored. For the others, receipts remember.
+    "persist_result": False,
     "task_run_name": _run_name,
 }
 

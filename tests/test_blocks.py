@@ -8,6 +8,7 @@ import pytest
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentCreate
+from prefect.deployments import arun_deployment
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL
 from prefect_aws import AwsCredentials, S3Bucket
@@ -49,6 +50,21 @@ async def test_a_storage_is_loaded_by_reference(reference, block):
     assert type(loaded) is type(block)
     fields = set(type(block).model_fields)
     assert loaded.model_dump(include=fields) == block.model_dump(include=fields)
+
+
+@pytest.mark.parametrize("reference", ["slug"], indirect=True)
+async def test_a_loaded_block_can_be_handed_to_a_deployment(reference):
+    credentials = await load_credentials(await reference(XaiCredentials(api_key="a-key")))
+    storage = await load_storage(await reference(BUCKET))
+    given = {"credentials": credentials, "storage": storage}
+    deployment = await (await agenerate_video.ato_deployment("by-hand", parameters=given)).aapply()
+    run = await arun_deployment(deployment, parameters={"prompt": "A cat", **given}, timeout=0)
+    assert "a-key" not in run.model_dump_json()
+    async with get_client() as prefect:
+        saved = (await prefect.read_deployment(deployment)).parameters
+    for parameters in (run.parameters, saved):
+        assert await load_credentials(parameters["credentials"]) == credentials
+        assert await load_storage(parameters["storage"]) == storage
 
 
 class OtherService(Block):

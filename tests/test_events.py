@@ -122,6 +122,21 @@ async def test_a_run_ends_with_a_sentence_and_carries_key_and_request_id(directo
     assert run.labels["xai-video.receipt"] == video.receipt_uri
 
 
+async def test_tasks_in_a_flow_of_several_videos_do_not_label_its_run(directory, xai):
+    options = {"duration": 1, "storage": directory, "credentials": xai}
+
+    @flow
+    async def publish():
+        for key in ("cats/one", "cats/two"):
+            await astart_video(PROMPT, key=key, **options)
+        await agenerate_video(PROMPT, key="cats/three", **options)
+
+    state = await publish(return_state=True)
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+    assert not [name for name in run.labels if name.startswith("xai-video.")]
+
+
 def test_the_sync_flow_ends_with_the_same_sentence_and_returns_the_video(directory, xai):
     state = generate_video(PROMPT, duration=1, key="cat", storage=directory, credentials=xai, return_state=True)
     assert state.message == f"Stored {state.result().uri} 1 s, $0.05"

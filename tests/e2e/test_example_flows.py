@@ -22,9 +22,11 @@ from prefect.events import Event, get_events_client
 from prefect.exceptions import ParameterTypeError, Pause
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow_async
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect_aws import S3Bucket
 from server import running_server, server_environment, used_by_this_process
 
+from prefect_xai_video import agenerate_video
 from prefect_xai_video.errors import InvalidRequest, VideoModerated
 from prefect_xai_video.receipts import check_key
 
@@ -150,6 +152,27 @@ class TestVideosFromTable:
         assert submissions() == 4
         assert self.rows(table)["cat"] == first["cat"]
         assert self.rows(table)["bird"]["state"] == "stored"
+
+    @pytest.mark.parametrize("ours", ["as shipped", "persisted"])
+    async def test_a_row_of_a_retried_run_never_gets_the_video_of_another(
+        self, ours, table, directory, xai, monkeypatch, submissions
+    ):
+        """Even where somebody has our flow persisted: then the row fails, with a sentence."""
+        if ours == "persisted":
+            monkeypatch.setattr(
+                "videos_from_table.agenerate_video", agenerate_video.with_options(persist_result=True)
+            )
+        with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: table.parent / "results"}):
+            retried = videos_from_table.with_options(retries=1, persist_result=True)
+            state = await retried(str(table), storage=directory, credentials=xai, return_state=True)
+        assert "1 of 3 rows" in state.message
+        bird = self.rows(table)["bird"]
+        error = (
+            "VideoModerated" if ours == "as shipped" else "RuntimeError: Prefect returned the result of another call"
+        )
+        assert (bird["state"], bird["uri"]) == ("failed", "")
+        assert bird["error"].startswith(error)
+        assert submissions() == 3
 
     async def test_a_table_that_has_forgotten_everything_costs_nothing(self, table, directory, xai, submissions):
         asked = "name,prompt,duration\ncat,A cat,1\n"
