@@ -85,7 +85,7 @@ async def save(storage: S3Bucket | LocalFileSystem, url: str, key: str) -> None:
     """Store a video that is done, as the flow does it."""
     status = VideoStatus(request_id="id", state="done", url=url)
     receipt = Receipt.claim(key, TextRequest(prompt="A cat")).submitted("id").answered(status)
-    async with XaiVideoClient("key", "https://api.x.ai/v1") as client:
+    async with XaiVideoClient("key", url.rpartition("/")[0]) as client:
         store = open_store(storage, Path.cwd())
         await store.create(receipt)
         await Generation(client, store).save(key)
