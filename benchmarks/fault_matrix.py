@@ -19,7 +19,8 @@ paid for the videos that were delivered, "all paid per delivered" at everything 
 every payment for a video beyond its first.
 
 Limits that differ from the defaults, so that it ends: renders take a second and the plugin's polls are as close, a
-video is waited for 120 s, or 4 s where none will ever come, and xai-sdk gives up a call after 20 s, not 27 minutes.
+video is waited for 120 s, or 4 s where none will ever come, a download has at most 16 MiB, and xai-sdk gives up a call
+after 20 s, not 27 minutes.
 """
 
 import argparse
@@ -67,6 +68,7 @@ ENVIRONMENT = {
     "PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS": "0.5",
     "PREFECT_INTEGRATIONS_XAI_VIDEO_POLL_MIN_SECONDS": "0.2",
     "PREFECT_INTEGRATIONS_XAI_VIDEO_POLL_MAX_SECONDS": "1",
+    "PREFECT_INTEGRATIONS_XAI_VIDEO_MAX_DOWNLOAD_BYTES": str(2**24),
 }
 
 DELIVERED = "delivered"
@@ -82,6 +84,12 @@ FAULTS = (
     "start-503-retry-after",
     "start-cut",
     "start-cut*9",
+    "start-307",
+    "start-409",
+    "start-425",
+    "start-499",
+    "start-400-key",
+    "start-400-key-in-code",
     "start-accepted-cut",
     "start-accepted-cut*9",
     "start-accepted-500",
@@ -92,6 +100,18 @@ FAULTS = (
     "start-accepted-silence*9",
     "start-accepted-unreadable",
     "start-accepted-unreadable*9",
+    "start-accepted-307",
+    "start-accepted-409",
+    "start-accepted-425",
+    "start-accepted-499",
+    "start-accepted-503",
+    "start-accepted-503*9",
+    "start-accepted-503-retry-after",
+    "start-accepted-id",
+    "start-accepted-number",
+    "start-accepted-nested",
+    "start-accepted-cut-after-id",
+    "start-accepted-huge",
     "empty-202",
     "pending-200",
     "no-status",
@@ -99,6 +119,7 @@ FAULTS = (
     "moderated",
     "moderated-old-code",
     "moderated-done",
+    "moderated-failed",
     "done-without-url",
     "failed-invalid-argument",
     "failed-permission-denied",
@@ -106,6 +127,8 @@ FAULTS = (
     "failed-service-unavailable",
     "failed-internal-error",
     "failed-string-error",
+    "failed-key",
+    "failed-signed-url",
     "expired",
     "public-url-only",
     "poll-429",
@@ -116,6 +139,8 @@ FAULTS = (
     "poll-503",
     "poll-503*9",
     "poll-404",
+    "poll-404-always",
+    "poll-huge",
     "poll-cut",
     "poll-cut*9",
     "poll-slow",
@@ -123,6 +148,9 @@ FAULTS = (
     "progress-stuck",
     "progress-backwards",
     "progress-absent",
+    "progress-absurd",
+    "cost-absurd",
+    "duration-absurd",
     "download-cut",
     "download-cut*9",
     "download-cut+download-no-range",
@@ -134,6 +162,12 @@ FAULTS = (
     "download-500",
     "download-500*9",
     "download-html",
+    "download-retry-after",
+    "download-redirect-http",
+    "download-redirect-private",
+    "download-etag",
+    "download-trailing",
+    "download-endless",
     "download-redirect",
     "download-chunked",
     "download-no-range",
@@ -151,9 +185,43 @@ REST_ONLY = {
     "moderated-old-code",
     "failed-string-error",
     "poll-429-retry-after",
+    "start-307",
+    "start-409",
+    "start-425",
+    "start-499",
+    "start-400-key",
+    "start-400-key-in-code",
+    "start-accepted-307",
+    "start-accepted-409",
+    "start-accepted-425",
+    "start-accepted-499",
+    "start-accepted-503-retry-after",
+    "start-accepted-id",
+    "start-accepted-number",
+    "start-accepted-nested",
+    "start-accepted-cut-after-id",
+    "start-accepted-huge",
+    "failed-key",
+    "poll-huge",
+    "progress-absurd",
+    "cost-absurd",
+    "duration-absurd",
+    "download-redirect-http",
+    "download-redirect-private",
+    "download-endless",
 }
-"""Faults without a counterpart in gRPC."""
-NOTHING_COMES = {"never-done", "start-503", "start-cut"}
+"""Faults without a counterpart in gRPC, and downloads that a plain client would follow elsewhere or for ever."""
+NOTHING_COMES = {
+    "never-done",
+    "poll-404-always",
+    "start-307",
+    "start-409",
+    "start-425",
+    "start-499",
+    "start-503",
+    "start-503-retry-after",
+    "start-cut",
+}
 """Faults after which there is nothing to wait for."""
 LONG_WAITS = {"start-accepted-silence", "start-accepted-silence*9", "done-without-url"}
 """Faults that take minutes of plain waiting: they all begin at once, and take no place from the others."""

@@ -26,7 +26,7 @@ from prefect_xai_video.emulator.ledger import ledger
 from prefect_xai_video.emulator.polls import answer_poll
 from prefect_xai_video.emulator.requestlog import note_request_id
 from prefect_xai_video.emulator.service import Service
-from prefect_xai_video.emulator.starts import STARTS, answer_accepted, turn_away
+from prefect_xai_video.emulator.starts import STARTS, Post, answer_accepted, turn_away
 from prefect_xai_video.emulator.validation import (
     AcceptedRequest,
     accept_edit,
@@ -84,17 +84,18 @@ def _submission(shape: type[Submitted], accept: Callable[[Submitted], AcceptedRe
     async def submit(request: Request) -> ASGIApp:
         service = _service(request)
         body = await read_body(request, shape)
-        service.check_key(request.headers.get("authorization"))
+        key = service.check_key(request.headers.get("authorization"))
         service.check_rate()
         accepted = accept(body)
         faults = service.faults.of(body)
         fault = faults.strike_of(STARTS)
-        refusal = turn_away(fault, service.clock)
+        post = Post(str(request.url), key, service.clock)
+        refusal = turn_away(fault, post)
         if refusal is not None:
             return refusal
         video = service.submit(accepted, faults)
         note_request_id(request, video.request_id)
-        return answer_accepted(fault, video.request_id)
+        return answer_accepted(fault, post, video.request_id)
 
     return submit
 
@@ -103,10 +104,10 @@ async def _poll(request: Request) -> ASGIApp:
     service = _service(request)
     request_id = request.path_params["request_id"]
     note_request_id(request, request_id)
-    service.check_key(request.headers.get("authorization"))
+    key = service.check_key(request.headers.get("authorization"))
     service.check_rate()
     video = service.video(request_id)
-    answer = answer_poll(service, video)
+    answer = answer_poll(service, video, key)
     service.save(video)
     return answer
 

@@ -1,18 +1,24 @@
-"""Answers that leave a client waiting, or that end with their connection instead of their last byte.
+"""Answers that leave a client waiting, have no end, or end with their connection instead of their last byte.
 
 An application of ASGI can't do that by itself. It says so with messages of its own, which `UnreliableConnections`,
 next to the server, carries out.
 """
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Address = tuple[str, int]
 
 SLOW_SECONDS = 3.0
 """How long a slow answer takes."""
+
+HUGE_BYTES = 2**26
+_PIECE_BYTES = 2**16
 
 _CLOSE = "emulator.close"
 _SILENCE = "emulator.silence"
@@ -22,13 +28,13 @@ async def cut(_: Scope, receive: Receive, send: Send) -> None:
     """Close the connection once all that was sent so far has left; as an answer, no answer."""
     await send({"type": _CLOSE})
     # Who returns before the connection is gone is answered for with a 500 by the server.
-    await _client_gone(receive)
+    await client_gone(receive)
 
 
 async def silence(_: Scope, receive: Receive, send: Send) -> None:
     """Answer nothing until the client goes away."""
     await send({"type": _SILENCE})
-    await _client_gone(receive)
+    await client_gone(receive)
 
 
 def late(answer: Callable[[], ASGIApp]) -> ASGIApp:
@@ -41,15 +47,30 @@ def late(answer: Callable[[], ASGIApp]) -> ASGIApp:
     return app
 
 
+def huge(content: dict[str, Any]) -> Response:
+    """A JSON object with a member of 64 MiB behind the others."""
+
+    async def pieces() -> AsyncIterator[str]:
+        yield json.dumps(content).removesuffix("}") + ', "padding": "'
+        for _ in range(HUGE_BYTES // _PIECE_BYTES):
+            yield "x" * _PIECE_BYTES
+            # Else nothing else would run while the client reads as fast as this is written.
+            await asyncio.sleep(0)
+        yield '"}'
+
+    return StreamingResponse(pieces(), media_type="application/json")
+
+
 async def pause(receive: Receive, seconds: float) -> None:
     """Wait, but no longer than the client does."""
     try:
-        await asyncio.wait_for(_client_gone(receive), seconds)
+        await asyncio.wait_for(client_gone(receive), seconds)
     except TimeoutError:
         return
 
 
-async def _client_gone(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
+    """Wait until the client goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

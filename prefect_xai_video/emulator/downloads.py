@@ -3,6 +3,7 @@
 The faults of a body change the messages of the ordinary answer on their way out, so they can be combined.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
@@ -12,12 +13,17 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefect_xai_video.emulator import refusals
-from prefect_xai_video.emulator.connections import SLOW_SECONDS, cut, pause
+from prefect_xai_video.emulator.connections import SLOW_SECONDS, client_gone, cut, pause
 from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.videos import ResultUrl, Video
 
 SLOW_PIECES = 10
 OTHER_HOST = "localhost"
+ELSEWHERE_HTTP = "http://192.0.2.1/cat.mp4"
+"""An address that is kept for documentation: nobody is there."""
+PRIVATE = "https://10.255.255.1/cat.mp4"
+TRAILING_BYTES = 5
+_OTHER_BYTES = bytes(byte ^ 0xFF for byte in range(256))
 
 Alteration = Callable[[ASGIApp], ASGIApp]
 
@@ -68,6 +74,8 @@ def _file(request: Request, video: Video) -> ASGIApp:
     file: ASGIApp = FileResponse(video.path, media_type="video/mp4")
     if request.method != "GET":
         return file
+    if Fault.DOWNLOAD_ETAG in video.faults and "range" in request.headers:
+        return _of_another_file(file)
     fault = video.faults.strike_of({*_INSTEAD, *_ALTERED})
     if fault is not None and fault in _INSTEAD:
         return _INSTEAD[fault]()
@@ -75,6 +83,8 @@ def _file(request: Request, video: Video) -> ASGIApp:
         file = _without_range(file)
     if fault is not None:
         file = _ALTERED[fault](file)
+    if video.faults.strike(Fault.DOWNLOAD_TRAILING):
+        file = _with_zeros(file)
     return _without_length(file) if video.faults.strike(Fault.DOWNLOAD_CHUNKED) else file
 
 
@@ -120,6 +130,43 @@ def _truncated(answer: ASGIApp) -> ASGIApp:
     return app
 
 
+def _of_another_file(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_other(message: Message) -> None:
+            body = message.get("body")
+            await send({**message, "body": body.translate(_OTHER_BYTES)} if body else message)
+
+        await answer(scope, receive, _with_headers(send_other, lambda headers: headers.update({"ETag": '"another"'})))
+
+    return app
+
+
+def _with_zeros(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_more(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            await send({**message, "body": message["body"] + bytes(TRAILING_BYTES)} if last else message)
+
+        await answer(scope, receive, _with_headers(send_more, _lengthen))
+
+    return app
+
+
+def _endless(answer: ASGIApp) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_open(message: Message) -> None:
+            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+        await answer(scope, receive, _with_headers(send_open, lambda headers: _remove(headers, "Content-Length")))
+        gone = asyncio.create_task(client_gone(receive))
+        while not gone.done():
+            await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+            # Else nothing else would run while the client reads as fast as this is written.
+            await asyncio.sleep(0)
+
+    return app
+
+
 def _in_slow_pieces(answer: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         content = bytearray()
@@ -143,6 +190,9 @@ def _in_slow_pieces(answer: ASGIApp) -> ASGIApp:
 
 _INSTEAD: Mapping[Fault, Callable[[], Response]] = {
     Fault.DOWNLOAD_500: lambda: refusals.internal_error().response,
+    Fault.DOWNLOAD_RETRY_AFTER: lambda: refusals.service_unavailable(retry_after="86400").response,
+    Fault.DOWNLOAD_REDIRECT_HTTP: lambda: RedirectResponse(ELSEWHERE_HTTP, status_code=302),
+    Fault.DOWNLOAD_REDIRECT_PRIVATE: lambda: RedirectResponse(PRIVATE, status_code=302),
     Fault.DOWNLOAD_HTML: lambda: HTMLResponse("<!DOCTYPE html><title>Sign in</title><p>Please sign in."),
 }
 _ALTERED: Mapping[Fault, Alteration] = {
@@ -150,6 +200,8 @@ _ALTERED: Mapping[Fault, Alteration] = {
     Fault.DOWNLOAD_SHORT: _ended_halfway,
     Fault.DOWNLOAD_TRUNCATED: _truncated,
     Fault.DOWNLOAD_SLOW: _in_slow_pieces,
+    Fault.DOWNLOAD_ETAG: _cut_halfway,
+    Fault.DOWNLOAD_ENDLESS: _endless,
 }
 
 
@@ -191,6 +243,11 @@ def _remove(headers: MutableHeaders, *names: str) -> None:
 
 def _halve_length(headers: MutableHeaders) -> None:
     headers["Content-Length"] = str(_length(headers) // 2)
+
+
+def _lengthen(headers: MutableHeaders) -> None:
+    if "Content-Length" in headers:
+        headers["Content-Length"] = str(_length(headers) + TRAILING_BYTES)
 
 
 def _length(headers: Headers) -> int:

@@ -97,6 +97,53 @@ class Fault(StrEnum):
         "start-accepted-unreadable", "The POST is accepted and billed, and answered with 200 and half a JSON object."
     )
 
+    START_307 = _first_start(
+        "start-307", "The POST is redirected with 307 to its own URL; it is not accepted, but nobody can know."
+    )
+    START_409 = _first_start("start-409", "The POST is answered with 409; it is not accepted, but nobody can know.")
+    START_425 = _first_start("start-425", "The POST is answered with 425; it is not accepted, but nobody can know.")
+    START_499 = _first_start("start-499", "The POST is answered with 499; it is not accepted, but nobody can know.")
+    START_400_KEY = _first_start(
+        "start-400-key", "The POST is refused with 400 and a text that repeats the API key, escaped in several ways."
+    )
+    START_400_KEY_IN_CODE = _first_start(
+        "start-400-key-in-code", "The POST is refused with 400, and its code is the API key, escaped."
+    )
+    START_ACCEPTED_307 = _first_start(
+        "start-accepted-307", "The POST is accepted and billed, and redirected with 307 to its own URL."
+    )
+    START_ACCEPTED_409 = _first_start(
+        "start-accepted-409", "The POST is accepted and billed, and answered with 409 and a JSON error."
+    )
+    START_ACCEPTED_425 = _first_start(
+        "start-accepted-425", "The POST is accepted and billed, and answered with 425 and a JSON error."
+    )
+    START_ACCEPTED_499 = _first_start(
+        "start-accepted-499", "The POST is accepted and billed, and answered with 499 and a JSON error."
+    )
+    START_ACCEPTED_503 = _first_start(
+        "start-accepted-503", "The POST is accepted and billed, and answered with 503 without Retry-After."
+    )
+    START_ACCEPTED_503_RETRY_AFTER = _first_start(
+        "start-accepted-503-retry-after", "The POST is accepted and billed, and answered with 503 and Retry-After: 1."
+    )
+    START_ACCEPTED_ID = _first_start(
+        "start-accepted-id", "The POST is accepted and billed, and its response has the id under id."
+    )
+    START_ACCEPTED_NUMBER = _first_start(
+        "start-accepted-number", "The POST is accepted and billed, and the id in its response is a number."
+    )
+    START_ACCEPTED_NESTED = _first_start(
+        "start-accepted-nested", "The POST is accepted and billed, and its response has the id one level deeper."
+    )
+    START_ACCEPTED_CUT_AFTER_ID = _first_start(
+        "start-accepted-cut-after-id",
+        "The POST is accepted and billed, and the connection is cut after the last character of the id.",
+    )
+    START_ACCEPTED_HUGE = _first_start(
+        "start-accepted-huge", "The POST is accepted and billed, and its response has 64 MiB behind the id."
+    )
+
     EMPTY_202 = _each_poll("empty-202", "Pending answers are 202 with an empty body.")
     PENDING_200 = _each_poll("pending-200", "Pending answers are 200 with nothing but the status.")
     NO_STATUS = _each_poll("no-status", "Done answers are those of early 2026, without status, usage and progress.")
@@ -112,6 +159,10 @@ class Fault(StrEnum):
     MODERATED_DONE = _outcome(
         "moderated-done",
         "Moderation withholds the video: the answer is done with respect_moderation false and no URL; it is billed.",
+    )
+    MODERATED_FAILED = _outcome(
+        "moderated-failed",
+        "Moderation rejects the video: failed with the code invalid_argument and a text that says so; it is billed.",
     )
     DONE_WITHOUT_URL = _each_poll("done-without-url", "Done answers have no URL.")
     FAILED_INVALID_ARGUMENT = _outcome(
@@ -133,6 +184,14 @@ class Fault(StrEnum):
         "failed-string-error",
         "The render ends as failed, and its error is a text instead of an object; it is not billed.",
     )
+    FAILED_KEY = _outcome(
+        "failed-key",
+        "The render ends as failed with a code and a text that repeat the API key, escaped; it is not billed.",
+    )
+    FAILED_SIGNED_URL = _outcome(
+        "failed-signed-url",
+        "The render ends as failed with a text that repeats a signed URL, escaped; it is not billed.",
+    )
     EXPIRED = _outcome("expired", "The video has expired by the time that it is rendered; it is billed.")
     PUBLIC_URL_ONLY = _each_poll(
         "public-url-only", "Done answers have their URL in video.file_output.public_url only."
@@ -142,12 +201,19 @@ class Fault(StrEnum):
     POLL_500 = _first_poll("poll-500", "A poll is answered with 500 and a JSON error.")
     POLL_503 = _first_poll("poll-503", "A poll is answered with 503 without Retry-After.")
     POLL_404 = _first_poll("poll-404", "A poll is answered with 404, as if the request were unknown.")
+    POLL_404_ALWAYS = _each_poll(
+        "poll-404-always", "Each poll is answered with 404, as if the request were unknown for good."
+    )
+    POLL_HUGE = _first_poll("poll-huge", "A poll is answered with 200 and 64 MiB.")
     POLL_CUT = _first_poll("poll-cut", "The connection of a poll is cut without an answer.")
     POLL_SLOW = _first_poll("poll-slow", "A poll is answered after 3 seconds.")
     NEVER_DONE = _outcome("never-done", "The render never ends; it is billed.")
     PROGRESS_STUCK = _each_poll("progress-stuck", "The progress stays at 42 until the video is done.")
     PROGRESS_BACKWARDS = _each_poll("progress-backwards", "The progress falls as time goes on.")
     PROGRESS_ABSENT = _each_poll("progress-absent", "Pending answers have no progress.")
+    PROGRESS_ABSURD = _each_poll("progress-absurd", "The progress of pending answers has 40 digits.")
+    COST_ABSURD = _each_poll("cost-absurd", "The cost in done answers has 40 digits.")
+    DURATION_ABSURD = _each_poll("duration-absurd", "The duration in done answers has 40 digits.")
 
     DOWNLOAD_CUT = _first_download(
         "download-cut",
@@ -170,6 +236,23 @@ class Fault(StrEnum):
     )
     DOWNLOAD_500 = _first_download("download-500", "A download is answered with 500.")
     DOWNLOAD_HTML = _first_download("download-html", "A download is answered with 200 and an HTML page.")
+    DOWNLOAD_RETRY_AFTER = _first_download(
+        "download-retry-after", "A download is answered with 503 and Retry-After: 86400."
+    )
+    DOWNLOAD_REDIRECT_HTTP = _first_download(
+        "download-redirect-http", "A download is redirected to plain http on another machine."
+    )
+    DOWNLOAD_REDIRECT_PRIVATE = _first_download(
+        "download-redirect-private", "A download is redirected to https on a private address."
+    )
+    DOWNLOAD_ETAG = _first_download(
+        "download-etag",
+        "A download is cut halfway, and whoever asks for the rest gets that of another file, with another ETag.",
+    )
+    DOWNLOAD_ENDLESS = _first_download(
+        "download-endless", "The bytes of a download are followed by zeros until the client goes away."
+    )
+    DOWNLOAD_TRAILING = _each_download("download-trailing", "Downloads have five zeros behind the video.")
     DOWNLOAD_REDIRECT = _each_download(
         "download-redirect", "Downloads are redirected to another host name, from 127.0.0.1 to localhost."
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from prefect_xai_video.emulator.echoes import signed_url_repeated
 from prefect_xai_video.emulator.faults import ChosenFaults, Fault
 from prefect_xai_video.emulator.inputs import ErrorCode, RenderFailed
 from prefect_xai_video.emulator.videos import Outcome
@@ -34,6 +35,7 @@ _OUTCOMES: Mapping[Fault, Outcome] = {
     Fault.MODERATED: "moderated",
     Fault.MODERATED_OLD_CODE: "moderated",
     Fault.MODERATED_DONE: "moderated",
+    Fault.MODERATED_FAILED: "moderated",
     Fault.EXPIRED: "expired",
 }
 
@@ -44,4 +46,7 @@ _FAILURES: Mapping[Fault, tuple[ErrorCode, str]] = {
     Fault.FAILED_SERVICE_UNAVAILABLE: ("service_unavailable", "The service is currently unavailable."),
     Fault.FAILED_INTERNAL_ERROR: ("internal_error", "Internal error."),
     Fault.FAILED_STRING_ERROR: ("internal_error", "Internal error."),
+    # The key is known once somebody polls.
+    Fault.FAILED_KEY: ("permission_denied", "Incorrect API key provided."),
+    Fault.FAILED_SIGNED_URL: ("failed_precondition", signed_url_repeated()),
 }

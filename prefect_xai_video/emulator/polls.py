@@ -9,21 +9,24 @@ from starlette.types import ASGIApp
 
 from prefect_xai_video.emulator import refusals
 from prefect_xai_video.emulator.bodies import PublicUrl, StorageOptions
-from prefect_xai_video.emulator.connections import cut, late
+from prefect_xai_video.emulator.connections import cut, huge, late
+from prefect_xai_video.emulator.echoes import key_repeated, with_key
 from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.inputs import RenderFailed
 from prefect_xai_video.emulator.service import Service
 from prefect_xai_video.emulator.videos import TICK_DIGITS, Video
 
 STUCK_PROGRESS = 42
+ABSURD = 10**39
+_MODERATION = "Generated video rejected by content moderation."
 
 
-def answer_poll(service: Service, video: Video) -> ASGIApp:
-    """Answer GET /videos/{request_id}."""
+def answer_poll(service: Service, video: Video, key: str) -> ASGIApp:
+    """Answer GET /videos/{request_id}, which came with an API key."""
     fault = video.faults.strike_of(_POLL_FAULTS)
     if fault is Fault.POLL_SLOW:
-        return late(partial(_answer, service, video))
-    return _INSTEAD[fault](video) if fault else _answer(service, video)
+        return late(partial(_answer, service, video, key))
+    return _INSTEAD[fault](video) if fault else _answer(service, video, key)
 
 
 _INSTEAD: Mapping[Fault, Callable[[Video], ASGIApp]] = {
@@ -32,15 +35,17 @@ _INSTEAD: Mapping[Fault, Callable[[Video], ASGIApp]] = {
     Fault.POLL_500: lambda _: refusals.internal_error().response,
     Fault.POLL_503: lambda _: refusals.service_unavailable().response,
     Fault.POLL_404: lambda video: refusals.unknown_request(video.request_id).response,
+    Fault.POLL_404_ALWAYS: lambda video: refusals.unknown_request(video.request_id).response,
+    Fault.POLL_HUGE: lambda _: huge({"status": "pending"}),
     Fault.POLL_CUT: lambda _: cut,
 }
 _POLL_FAULTS = {*_INSTEAD, Fault.POLL_SLOW}
 """The faults of a whole poll, of which one at a time happens."""
 
 
-def _answer(service: Service, video: Video) -> Response:
+def _answer(service: Service, video: Video, key: str) -> Response:
     if video.failure is not None:
-        return _failed(video, video.failure)
+        return _failed(video, video.failure, key)
     match video.outcome:
         case "pending":
             return _pending(video, service.settings.render_seconds)
@@ -69,12 +74,16 @@ _PENDING: Mapping[Fault, Callable[[], Response]] = {
 
 def _progress(video: Video, render_seconds: float) -> int:
     progress = min(99, int(100 * video.age / render_seconds)) if render_seconds > 0 else 99
+    if video.faults.strike(Fault.PROGRESS_ABSURD):
+        return ABSURD
     if video.faults.strike(Fault.PROGRESS_STUCK):
         return STUCK_PROGRESS
     return 99 - progress if video.faults.strike(Fault.PROGRESS_BACKWARDS) else progress
 
 
-def _failed(video: Video, failure: RenderFailed) -> Response:
+def _failed(video: Video, failure: RenderFailed, key: str) -> Response:
+    if Fault.FAILED_KEY in video.faults:
+        return with_key({"status": "failed", "error": {"code": key, "message": key_repeated(key)}}, key, 200)
     as_text = Fault.FAILED_STRING_ERROR in video.faults
     error = failure.message if as_text else {"code": failure.code, "message": failure.message}
     return JSONResponse({"status": "failed", "error": error})
@@ -83,10 +92,13 @@ def _failed(video: Video, failure: RenderFailed) -> Response:
 def _moderated(video: Video) -> Response:
     if Fault.MODERATED_DONE in video.faults:
         return JSONResponse(_finished(video, {"url": "", **_content(video), "respect_moderation": False}))
+    if Fault.MODERATED_FAILED in video.faults:
+        error = {"code": "invalid_argument", "message": _MODERATION}
+        return JSONResponse({"status": "failed", "error": error, "usage": _usage(video)})
     old = Fault.MODERATED_OLD_CODE in video.faults
     answer = {
         "code": "Client specified an invalid argument" if old else "imagine:content-moderated",
-        "error": "Generated video rejected by content moderation.",
+        "error": _MODERATION,
         "usage": _usage(video),
     }
     return JSONResponse(answer, status_code=400)
@@ -106,7 +118,8 @@ def _done(service: Service, video: Video) -> Response:
 
 
 def _content(video: Video) -> dict[str, Any]:
-    return {"duration": max(1, round(video.seconds)), "respect_moderation": True}
+    duration = ABSURD if video.faults.strike(Fault.DURATION_ABSURD) else max(1, round(video.seconds))
+    return {"duration": duration, "respect_moderation": True}
 
 
 def _finished(video: Video, content: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +133,8 @@ def _finished(video: Video, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _usage(video: Video) -> dict[str, int]:
-    return {"cost_in_usd_ticks": int(video.cost_usd.scaleb(TICK_DIGITS))}
+    ticks = ABSURD if video.faults.strike(Fault.COST_ABSURD) else int(video.cost_usd.scaleb(TICK_DIGITS))
+    return {"cost_in_usd_ticks": ticks}
 
 
 def _url(service: Service, video: Video) -> str:

@@ -3,31 +3,50 @@
 import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import NamedTuple
+from uuid import UUID
 
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prefect_xai_video.emulator import refusals
 from prefect_xai_video.emulator.clock import Clock, http_date
-from prefect_xai_video.emulator.connections import cut, silence
+from prefect_xai_video.emulator.connections import cut, huge, silence
+from prefect_xai_video.emulator.echoes import key_repeated, with_key
 from prefect_xai_video.emulator.faults import Fault
 
 
-def turn_away(fault: Fault | None, clock: Clock) -> ASGIApp | None:
+class Post(NamedTuple):
+    """As much of a POST as its response may depend on.
+
+    Attributes:
+        url: Its URL.
+        key: The API key that came with it.
+        clock: The emulator's clock.
+    """
+
+    url: str
+    key: str
+    clock: Clock
+
+
+def turn_away(fault: Fault | None, post: Post) -> ASGIApp | None:
     """Answer a POST that is not accepted; None if the fault is none of those that keep it from being accepted."""
     make_answer = _TURNED_AWAY.get(fault) if fault else None
-    return make_answer(clock) if make_answer else None
+    return make_answer(post) if make_answer else None
 
 
-def answer_accepted(fault: Fault | None, request_id: str) -> ASGIApp:
+def answer_accepted(fault: Fault | None, post: Post, request_id: str) -> ASGIApp:
     """Answer a POST that has been accepted, and is billed whatever the client gets to know."""
-    make_answer = _ANSWER_LOST.get(fault) if fault else None
+    if fault in _OTHER_ANSWER:
+        return _OTHER_ANSWER[fault](post)
+    make_answer = _OTHER_SHAPE.get(fault) if fault else None
     return make_answer(request_id) if make_answer else JSONResponse({"request_id": request_id})
 
 
-def _too_many_until_a_date(clock: Clock) -> Response:
+def _too_many_until_a_date(post: Post) -> Response:
     # One reading of the clock for both: as dates have no fractions, they might else be two seconds apart.
-    now = clock.now()
+    now = post.clock.now()
     retry_after = http_date(now + timedelta(seconds=1))
     response = refusals.too_many_requests(2, 2, retry_after=retry_after).response
     response.headers["Date"] = http_date(now)
@@ -39,22 +58,71 @@ def _cut_in_the_middle(request_id: str) -> Response:
     return Response(content[: len(content) // 2], media_type="application/json")
 
 
-_TURNED_AWAY: Mapping[Fault, Callable[[Clock], ASGIApp]] = {
+def _cut_after(request_id: str) -> ASGIApp:
+    content = json.dumps({"request_id": request_id})
+    head = content[: content.index(request_id) + len(request_id)]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": head.encode(), "more_body": True})
+        await cut(scope, receive, send)
+
+    return app
+
+
+def _status(status: int, code: str) -> Callable[[Post], Response]:
+    error = f"The request could not be handled ({status})."
+    return lambda _: JSONResponse({"code": code, "error": error}, status_code=status)
+
+
+def _redirect(post: Post) -> Response:
+    return RedirectResponse(post.url, status_code=307)
+
+
+def _key_in_text(post: Post) -> Response:
+    return with_key({"code": "invalid-argument", "error": key_repeated(post.key)}, post.key, 400)
+
+
+def _key_in_code(post: Post) -> Response:
+    return with_key({"code": post.key, "error": "Incorrect API key provided."}, post.key, 400)
+
+
+_TURNED_AWAY: Mapping[Fault, Callable[[Post], ASGIApp]] = {
     Fault.START_429: lambda _: refusals.too_many_requests(2, 2).response,
     Fault.START_429_RETRY_AFTER: lambda _: refusals.too_many_requests(2, 2, retry_after="1").response,
     Fault.START_429_DATE: _too_many_until_a_date,
     Fault.START_503: lambda _: refusals.service_unavailable().response,
     Fault.START_503_RETRY_AFTER: lambda _: refusals.service_unavailable(retry_after="1").response,
     Fault.START_CUT: lambda _: cut,
+    Fault.START_307: _redirect,
+    Fault.START_409: _status(409, "aborted"),
+    Fault.START_425: _status(425, "too-early"),
+    Fault.START_499: _status(499, "cancelled"),
+    Fault.START_400_KEY: _key_in_text,
+    Fault.START_400_KEY_IN_CODE: _key_in_code,
 }
 
-_ANSWER_LOST: Mapping[Fault, Callable[[str], ASGIApp]] = {
+_OTHER_ANSWER: Mapping[Fault | None, Callable[[Post], ASGIApp]] = {
     Fault.START_ACCEPTED_CUT: lambda _: cut,
     Fault.START_ACCEPTED_500: lambda _: refusals.internal_error().response,
     Fault.START_ACCEPTED_502: lambda _: PlainTextResponse("error code: 502", status_code=502),
     Fault.START_ACCEPTED_SILENCE: lambda _: silence,
+    Fault.START_ACCEPTED_307: _redirect,
+    Fault.START_ACCEPTED_409: _status(409, "aborted"),
+    Fault.START_ACCEPTED_425: _status(425, "too-early"),
+    Fault.START_ACCEPTED_499: _status(499, "cancelled"),
+    Fault.START_ACCEPTED_503: lambda _: refusals.service_unavailable().response,
+    Fault.START_ACCEPTED_503_RETRY_AFTER: lambda _: refusals.service_unavailable(retry_after="1").response,
+}
+_OTHER_SHAPE: Mapping[Fault, Callable[[str], ASGIApp]] = {
     Fault.START_ACCEPTED_UNREADABLE: _cut_in_the_middle,
+    Fault.START_ACCEPTED_ID: lambda request_id: JSONResponse({"id": request_id}),
+    Fault.START_ACCEPTED_NUMBER: lambda request_id: JSONResponse({"request_id": UUID(request_id).int}),
+    Fault.START_ACCEPTED_NESTED: lambda request_id: JSONResponse({"data": {"request_id": request_id}}),
+    Fault.START_ACCEPTED_CUT_AFTER_ID: _cut_after,
+    Fault.START_ACCEPTED_HUGE: lambda request_id: huge({"request_id": request_id}),
 }
 
-STARTS = {*_TURNED_AWAY, *_ANSWER_LOST}
+STARTS = {*_TURNED_AWAY, *(fault for fault in _OTHER_ANSWER if fault), *_OTHER_SHAPE}
 """The faults of a POST, of which one at a time happens."""

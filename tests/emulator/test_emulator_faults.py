@@ -21,7 +21,7 @@ def choose(api, **body):
 def test_all_faults_are_listed_with_a_sentence_each(api):
     listed = api.anonymous.get(control(api)).json()
     assert list(listed) == [fault.value for fault in Fault]
-    assert len(listed) == 52
+    assert len(listed) == 83
     assert all(sentence[0].isupper() and sentence.endswith(".") for sentence in listed.values())
     assert len(set(listed.values())) == len(listed)
 
@@ -168,6 +168,8 @@ NOT_BILLED = {
     "failed-service-unavailable",
     "failed-internal-error",
     "failed-string-error",
+    "failed-key",
+    "failed-signed-url",
     "upload-failed",
 }
 
@@ -183,7 +185,7 @@ def test_what_has_a_video_is_billed_whatever_becomes_of_its_answers(running):
     assert costs == {name: "0.00" if name in NOT_BILLED else BILLED for name in faults}
     outcomes = {outcome: [name for name in faults if rows[name]["outcome"] == outcome] for outcome in OUTCOMES}
     assert outcomes["failed"] == sorted(NOT_BILLED, key=faults.index)
-    assert outcomes["moderated"] == ["moderated", "moderated-old-code", "moderated-done"]
+    assert outcomes["moderated"] == ["moderated", "moderated-old-code", "moderated-done", "moderated-failed"]
     assert (outcomes["expired"], outcomes["pending"]) == (["expired"], ["never-done"])
 
 

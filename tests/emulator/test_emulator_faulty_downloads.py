@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from emulator_api import faulty
+from emulator_api import faulty, frames_of
 
 
 def ordinary(api, url):
@@ -188,3 +188,57 @@ def test_downloads_can_go_wrong_one_after_the_other(api):
     whole = [api.anonymous.get(url) for _ in range(4)]
     assert [response.status_code for response in whole] == [500, 200, 200, 200]
     assert len(whole[2].content) == len(whole[3].content) // 2
+
+
+def test_a_download_can_be_put_off_for_a_day(api):
+    url = api.url(**faulty("download-retry-after"))
+    response = api.anonymous.get(url)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "86400")
+    assert ordinary(api, url)
+
+
+@pytest.mark.parametrize(
+    ("fault", "location"),
+    [
+        ("download-redirect-http", "http://192.0.2.1/cat.mp4"),
+        ("download-redirect-private", "https://10.255.255.1/cat.mp4"),
+    ],
+)
+def test_a_download_can_be_redirected_to_where_nobody_should_go(api, fault, location):
+    url = api.url(**faulty(fault))
+    response = api.anonymous.get(url)
+    assert (response.status_code, response.headers["Location"]) == (302, location)
+    assert ordinary(api, url)
+
+
+def test_the_rest_of_a_download_can_be_that_of_another_file(api):
+    url = api.url(**faulty("download-etag"))
+    response, half = broken(api, url)
+    etag = response.headers["ETag"]
+    rest = api.anonymous.get(url, headers={"Range": f"bytes={len(half)}-", "If-Range": etag})
+    assert rest.status_code == 206
+    assert rest.headers["Content-Range"].startswith(f"bytes {len(half)}-")
+    assert rest.headers["ETag"] != etag
+    whole = ordinary(api, url)
+    assert len(half + rest.content) == len(whole)
+    assert half + rest.content != whole
+
+
+def test_a_download_can_have_bytes_behind_the_video(api):
+    request = faulty("download-trailing")
+    content = ordinary(api, api.url(**request))
+    assert content.endswith(bytes(5))
+    assert frames_of(content[:-5])
+
+
+def test_a_download_can_be_endless_until_the_client_leaves(api):
+    url = api.url(**faulty("download-endless"))
+    received = 0
+    with api.anonymous.stream("GET", url) as response:
+        assert "Content-Length" not in response.headers
+        for piece in response.iter_raw():
+            received += len(piece)
+            if received > 2**22:
+                break
+    assert api.http.get("/api-key").status_code == 200
+    assert ordinary(api, url)

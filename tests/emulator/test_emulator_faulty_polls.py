@@ -4,9 +4,10 @@ import time
 
 import httpx
 import pytest
-from emulator_api import Api, faulty
+from emulator_api import KEY, Api, faulty
 
 from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.emulator.echoes import SIGNATURE
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +206,50 @@ def test_an_upload_can_fail(api, local_server):
     assert (answer["status"], answer["error"]["code"]) == ("failed", "failed_precondition")
     assert local_server.puts == []
     assert api.row(request_id)["cost_usd"] == "0.00"
+
+
+def test_moderation_can_be_a_failure(api):
+    answer = api.make(**faulty("moderated-failed"))
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "failed",
+        "error": {"code": "invalid_argument", "message": "Generated video rejected by content moderation."},
+        "usage": {"cost_in_usd_ticks": 500_000_000},
+    }
+
+
+def test_a_failure_can_repeat_the_key(api):
+    answer = api.make(**faulty("failed-key"))
+    assert KEY not in answer.text
+    error = answer.json()["error"]
+    assert error["code"] == KEY
+    assert KEY in error["message"]
+    assert KEY.replace("-", r"\u002d") in error["message"]
+    assert "%78%61%69%2D" in error["message"]
+
+
+def test_a_failure_can_repeat_a_signed_url(api):
+    message = api.make(**faulty("failed-signed-url")).json()["error"]["message"]
+    assert r"https:\/\/bucket.s3.amazonaws.com\/cat.mp4?" in message
+    assert f"X-Amz-Signature%3D{SIGNATURE}" in message
+    assert f"X-Amz-Signature%253D{SIGNATURE}" in message
+
+
+def test_numbers_can_be_absurd(slow_api):
+    pending, last = pending_and_last(slow_api, **faulty("progress-absurd", "cost-absurd", "duration-absurd"))
+    assert {len(str(answer.json()["progress"])) for answer in pending} == {40}
+    assert len(str(last.json()["usage"]["cost_in_usd_ticks"])) == 40
+    assert len(str(last.json()["video"]["duration"])) == 40
+
+
+def test_a_poll_can_be_404_for_good(api):
+    request_id = api.submit(**faulty("poll-404-always"))
+    assert [api.poll(request_id).status_code for _ in range(3)] == [404] * 3
+
+
+def test_a_poll_can_be_huge_once(api):
+    request_id = api.submit(**faulty("poll-huge"))
+    with api.http.stream("GET", f"/videos/{request_id}") as response:
+        assert response.status_code == 200
+        assert next(response.iter_raw()).startswith(b'{"status": "pending", "padding": "')
+    assert api.wait(request_id).json()["status"] == "done"

@@ -1,14 +1,16 @@
 """Submissions whose answer is bad, late or lost."""
 
 import json
+import re
 import socket
 import time
+import uuid
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
-from emulator_api import CAT, faulty
+from emulator_api import CAT, KEY, faulty
 
 
 def outcome_of(api, body):
@@ -146,3 +148,70 @@ def test_a_request_without_credits_is_refused_before_its_answer_is_lost(running)
     with running(credits_usd="0.01") as api:
         assert api.post(**faulty("start-accepted-502")).status_code == 403
         assert api.post(**CAT).status_code == 403
+
+
+ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@pytest.mark.parametrize("accepted", [0, 1])
+@pytest.mark.parametrize("status", [307, 409, 425, 499])
+def test_a_status_can_leave_open_whether_a_submission_was_accepted(api, status, accepted):
+    body = faulty(f"start-{'accepted-' if accepted else ''}{status}")
+    response, billed = outcome_of(api, body)
+    assert (response.status_code, billed) == (status, accepted)
+    assert response.headers.get("Location") == (f"{api.base_url}/videos/generations" if status == 307 else None)
+    assert not ID.search(response.text)
+    assert outcome_of(api, body)[0].status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "retry_after"), [("start-accepted-503", None), ("start-accepted-503-retry-after", "1")]
+)
+def test_an_accepted_submission_can_be_answered_with_503(api, fault, retry_after):
+    response, billed = outcome_of(api, faulty(fault))
+    assert (response.status_code, response.headers.get("Retry-After"), billed) == (503, retry_after, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "find"),
+    [
+        ("start-accepted-id", lambda answer: answer["id"]),
+        ("start-accepted-number", lambda answer: str(uuid.UUID(int=answer["request_id"]))),
+        ("start-accepted-nested", lambda answer: answer["data"]["request_id"]),
+    ],
+)
+def test_the_id_of_an_accepted_submission_can_be_elsewhere(api, fault, find):
+    response, billed = outcome_of(api, faulty(fault))
+    assert (response.status_code, len(response.json()), billed) == (200, 1, 1)
+    assert api.row(find(response.json()))["faults"] == [fault]
+
+
+def test_a_response_can_be_cut_after_the_id(api):
+    before = api.ledger()["submissions"]
+    received = bytearray()
+    body = faulty("start-accepted-cut-after-id")
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        api.http.stream("POST", "/videos/generations", json=body) as response,
+    ):
+        for piece in response.iter_raw():
+            received.extend(piece)
+    assert ID.fullmatch(received.decode().removeprefix('{"request_id": "'))
+    assert api.ledger()["submissions"] == before + 1
+
+
+def test_a_response_can_be_huge_and_whoever_has_enough_may_leave(api):
+    with api.http.stream("POST", "/videos/generations", json=faulty("start-accepted-huge")) as response:
+        beginning = next(response.iter_raw())
+        assert "Content-Length" not in response.headers
+    assert beginning.startswith(b'{"request_id": "')
+    assert api.row(ID.search(beginning.decode())[0])["faults"] == ["start-accepted-huge"]
+
+
+@pytest.mark.parametrize("fault", ["start-400-key", "start-400-key-in-code"])
+def test_a_refusal_can_repeat_the_key(api, fault):
+    response, billed = outcome_of(api, faulty(fault))
+    assert (response.status_code, billed) == (400, 0)
+    assert KEY not in response.text
+    assert KEY.replace("-", r"\u002d") in response.text
+    assert KEY in response.json()["error" if fault == "start-400-key" else "code"]

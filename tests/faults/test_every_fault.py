@@ -15,6 +15,7 @@ from prefect_aws import S3Bucket
 
 from prefect_xai_video import Retries, Timeouts, XaiCredentials, XaiVideoClient, agenerate_video, tasks
 from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.emulator.echoes import SIGNATURE
 from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.errors import XaiVideoError
 
@@ -25,7 +26,9 @@ AT_ONCE = 4
 """More flows at once are too much for the database of a temporary Prefect server."""
 
 FINE = ("stored", 1)
+UNKNOWN = ("SubmissionUnknown", "SubmissionUnknown", 0)
 LOST = ("SubmissionUnknown", "SubmissionUnknown", 1)
+REFUSED = ("AuthenticationFailed", "stored", 1)
 BLOCKED = ("VideoModerated", "VideoModerated", 1)
 FAILED = ("VideoFailed", "VideoFailed", 0)
 
@@ -33,17 +36,20 @@ EXPECTED = {fault: FINE for fault in Fault if fault.stage in {"poll", "download"
     Fault.START_429: FINE,
     Fault.START_429_RETRY_AFTER: FINE,
     Fault.START_429_DATE: FINE,
-    Fault.START_503: ("SubmissionUnknown", "SubmissionUnknown", 0),
-    Fault.START_503_RETRY_AFTER: ("SubmissionUnknown", "SubmissionUnknown", 0),
-    Fault.START_CUT: ("SubmissionUnknown", "SubmissionUnknown", 0),
-    Fault.START_ACCEPTED_CUT: LOST,
-    Fault.START_ACCEPTED_500: LOST,
-    Fault.START_ACCEPTED_502: LOST,
-    Fault.START_ACCEPTED_SILENCE: LOST,
-    Fault.START_ACCEPTED_UNREADABLE: LOST,
+    Fault.START_503: UNKNOWN,
+    Fault.START_503_RETRY_AFTER: UNKNOWN,
+    Fault.START_CUT: UNKNOWN,
+    Fault.START_307: UNKNOWN,
+    Fault.START_409: UNKNOWN,
+    Fault.START_425: UNKNOWN,
+    Fault.START_499: UNKNOWN,
+    Fault.START_400_KEY: REFUSED,
+    Fault.START_400_KEY_IN_CODE: REFUSED,
+    **{fault: LOST for fault in Fault if fault.startswith("start-accepted-")},
     Fault.MODERATED: BLOCKED,
     Fault.MODERATED_OLD_CODE: BLOCKED,
     Fault.MODERATED_DONE: BLOCKED,
+    Fault.MODERATED_FAILED: BLOCKED,
     Fault.DONE_WITHOUT_URL: ("DownloadError", "DownloadError", 1),
     Fault.FAILED_INVALID_ARGUMENT: FAILED,
     Fault.FAILED_PERMISSION_DENIED: FAILED,
@@ -51,15 +57,25 @@ EXPECTED = {fault: FINE for fault in Fault if fault.stage in {"poll", "download"
     Fault.FAILED_SERVICE_UNAVAILABLE: FAILED,
     Fault.FAILED_INTERNAL_ERROR: FAILED,
     Fault.FAILED_STRING_ERROR: FAILED,
+    Fault.FAILED_KEY: FAILED,
+    Fault.FAILED_SIGNED_URL: FAILED,
     Fault.EXPIRED: ("VideoExpired", "VideoExpired", 1),
     Fault.NEVER_DONE: ("VideoTimeout", "VideoTimeout", 1),
+    # By how long ago it was accepted: at first, xAI may not know it yet.
+    Fault.POLL_404_ALWAYS: ("VideoTimeout|RequestRejected", "VideoTimeout|RequestRejected", 1),
     Fault.UPLOAD_SKIPPED: FINE,
     Fault.UPLOAD_FAILED: FINE,
 }
 """How the first run ends, how a second one with the same key does where the first one brought no video, and how many
 submissions are billed in all."""
 
-DIRECT_EXPECTED = {fault: FINE for fault, ends in EXPECTED.items() if ends == LOST} | {
+DIRECT_EXPECTED = {
+    Fault.START_ACCEPTED_CUT: FINE,
+    Fault.START_ACCEPTED_502: FINE,
+    Fault.START_ACCEPTED_SILENCE: FINE,
+    Fault.START_ACCEPTED_503: FINE,
+    Fault.START_ACCEPTED_NESTED: FINE,
+    Fault.START_ACCEPTED_409: FINE,
     Fault.UPLOAD_SKIPPED: FINE,
     Fault.UPLOAD_FAILED: FAILED,
     Fault.SIGNED_URL: FINE,
@@ -130,6 +146,7 @@ def impatient(patch):
     patch.setenv("PREFECT_CLIENT_MAX_RETRIES", "10")
     # The link of an artifact is signed on purpose.
     patch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_LINK_SECONDS", "0")
+    patch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_MAX_DOWNLOAD_BYTES", str(2**22))
     for name, value in {"FIRST_POLL_SECONDS": 0.1, "POLL_MIN_SECONDS": 0.1, "POLL_MAX_SECONDS": 0.5}.items():
         patch.setenv(f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}", str(value))
 
@@ -153,7 +170,7 @@ async def try_all(emulator, directory, bucket):
 
 
 async def ended(prompt, credentials, key, **options):
-    seconds = 1.5 if "never-done" in key else 30
+    seconds = 1.5 if key in ("never-done", "poll-404-always") else 30
     try:
         return await agenerate_video(
             prompt, duration=1, key=key, credentials=credentials, timeout_seconds=seconds, **options
@@ -214,7 +231,8 @@ def test_every_fault_has_an_expectation():
 )
 def test_what_comes_of_a_fault(trial, key, expected):
     *names, payments = expected
-    assert trial.outcomes[key].names == names, trial.outcomes[key].ends
+    outcome = trial.outcomes[key]
+    assert re.fullmatch(" ".join(f"({name})" for name in names), " ".join(outcome.names)), outcome.ends
     assert trial.billed.get(key, 0) == payments
 
 
@@ -226,9 +244,10 @@ def test_every_error_after_a_submission_says_what_is_known(trial):
     for key, outcome in trial.outcomes.items():
         for error in (end for end in outcome.ends if isinstance(end, Exception)):
             assert error.key == key
-            assert error.request_id or type(error).__name__ == "SubmissionUnknown", error
-            assert not error.resend_safe
-    for fault in (Fault.MODERATED, Fault.MODERATED_OLD_CODE, Fault.MODERATED_DONE):
+            refused = EXPECTED.get(key) == REFUSED
+            assert error.request_id or refused or type(error).__name__ == "SubmissionUnknown", error
+            assert error.resend_safe == refused
+    for fault in (fault for fault, ends in EXPECTED.items() if ends == BLOCKED):
         assert str(trial.outcomes[fault].ends[0].cost_usd) == "0.05"
 
 
@@ -248,7 +267,7 @@ def test_no_secret_gets_out(trial, place):
 
 
 def assert_no_secret(text):
-    for secret in (API_KEY, "X-Amz-Signature", "X-Amz-Credential"):
+    for secret in (API_KEY, "X-Amz-Signature", "X-Amz-Credential", SIGNATURE):
         found = text.find(secret)
         assert found < 0, text[max(found - 300, 0) : found + 50]
 
