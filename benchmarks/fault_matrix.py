@@ -19,8 +19,8 @@ paid for the videos that were delivered, "all paid per delivered" at everything 
 every payment for a video beyond its first.
 
 Limits that differ from the defaults, so that it ends: renders take a second and the plugin's polls are as close, a
-video is waited for 120 s, or 4 s where none will ever come, a download has at most 16 MiB, and xai-sdk gives up a call
-after 20 s, not 27 minutes.
+video is waited for 120 s, or 4 s where none will ever come, a download has at most 16 MiB, and xai-sdk gives up a
+call after 20 s, not 27 minutes.
 """
 
 import argparse
