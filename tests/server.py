@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from ports import free_port
-from prefect.context import _temporary_global_settings_context, get_settings_context
+from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -75,11 +76,26 @@ def running_worker(home: Path, api_url: str, pool: str, **env: str) -> Iterator[
 def used_by_this_process(api_url: str) -> Iterator[None]:
     """This process, too, speaks to that server."""
     _send_all()
-    settings = temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 10})
-    # Threads that have no context would start a server of their own.
-    with settings, _temporary_global_settings_context(get_settings_context()):
-        yield
-        _send_all()
+    before = PREFECT_API_URL.value()
+    with temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 10}):
+        _use_in_threads(api_url)
+        try:
+            yield
+        finally:
+            _send_all()
+            _use_in_threads(before)
+
+
+def _use_in_threads(api_url: str | None) -> None:
+    """Make threads without a settings context use that server: they would start one of their own.
+
+    The environment itself stays as it is, for the processes that tests start.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if api_url:
+            patch.setenv("PREFECT_API_URL", api_url)
+            patch.setenv("PREFECT_CLIENT_MAX_RETRIES", "10")
+        refresh_global_settings_context()
 
 
 def _send_all() -> None:

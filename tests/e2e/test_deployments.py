@@ -486,11 +486,13 @@ async def open_artifact(page, ui, server_url, run: UUID) -> None:
     await expect(page.get_by_text(re.compile("^(Completed|Failed)$")).first).to_be_visible()
     await page.get_by_text("Artifacts", exact=True).click()
     await page.locator("a[href*='/artifacts/']", has_text="xai-video-").click()
-    if ui is V2:
-        # Between the run and its artifact it shows all that was ever made of the key.
-        await page.wait_for_url("**/artifacts/key/**")
-        await page.locator("a[href*='/artifacts/artifact/']").first.click()
-    await expect(page.locator("table")).to_be_visible()
+    table = page.locator("table")
+    # The new UI of Prefect 3.8 first lists all artifacts of the key, by the beginnings of their ids, the newest on top.
+    listed = page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile(r"^\s*[0-9a-f]{8}\s*$"))
+    await expect(table.or_(listed).first).to_be_visible()
+    if await listed.count():
+        await listed.first.click()
+    await expect(table).to_be_visible()
 
 
 async def rows_of_table(page) -> dict[str, str]:
