@@ -8,6 +8,10 @@ from uuid import UUID
 from playwright.async_api import Locator, Page, expect
 
 TEXT = "textarea, input[type=number]"
+SHOWS = """([place, value]) => [...place.querySelectorAll(":not(option)")].some(
+    part => part.value === value || part.textContent.trim() === value
+)"""
+"""Whether a field shows a value: as the whole text of one of its parts, or in an input."""
 
 
 class UI(NamedTuple):
@@ -57,22 +61,46 @@ def field(page: Page, ui: UI, title: str) -> Locator:
 async def fill_in(page: Page, ui: UI, values: Mapping[str, object]) -> None:
     """Give fields a value, by their titles: text and numbers are typed, True switches on, the rest is chosen.
 
-    A pair is a tab and the value for it, such as `("LocalFileSystem", "videos")` for the block of that name.
+    A pair is a tab and the value for it, such as `("LocalFileSystem", "videos")` for the block of that name. On a
+    busy machine a field may lose a value to what the UI has loaded meanwhile: it is given again, as a person does.
     """
-    for title, asked in values.items():
-        place = field(page, ui, title)
-        tab, value = asked if isinstance(asked, tuple) else (None, asked)
-        if tab:
-            await place.get_by_text(tab, exact=True).click()
-            await expect(place.locator("button[aria-selected=true]", has_text=tab)).to_be_visible()
-        if value is True:
-            await place.get_by_role("switch").click()
-        elif await place.locator(TEXT).count():
-            await place.locator(TEXT).fill(str(value))
-        else:
-            await place.locator(ui.drop_down).click()
-            await page.locator(ui.option).get_by_text(str(value), exact=True).click()
-            await expect(page.locator(ui.option)).to_have_count(0)
+    missing = dict(values)
+    for _ in range(5):
+        for title, value in missing.items():
+            await give(page, ui, title, value)
+        missing = {title: value for title, value in values.items() if not await is_shown(page, ui, title, value)}
+        if not missing:
+            return
+    raise AssertionError(f"The form does not keep {missing}")
+
+
+async def give(page: Page, ui: UI, title: str, value: object) -> None:
+    """Give one field its value, and wait until the form shows it."""
+    place = field(page, ui, title)
+    if isinstance(value, tuple):
+        tab, value = value
+        await place.get_by_text(tab, exact=True).click()
+        await expect(place.locator("button[aria-selected=true]", has_text=tab)).to_be_visible()
+    if value is True:
+        await place.get_by_role("switch").click()
+        await expect(place.get_by_role("switch")).to_be_checked()
+        return
+    if await place.locator(TEXT).count():
+        await place.locator(TEXT).fill(str(value))
+    else:
+        await place.locator(ui.drop_down).click()
+        await page.locator(ui.option).get_by_text(str(value), exact=True).click()
+        await expect(page.locator(ui.option)).to_have_count(0)
+    await page.wait_for_function(SHOWS, arg=[await place.element_handle(), str(value)])
+
+
+async def is_shown(page: Page, ui: UI, title: str, value: object) -> bool:
+    """Whether the form shows this value in the field of that title."""
+    place = field(page, ui, title)
+    if value is True:
+        return await place.get_by_role("switch").is_checked()
+    shown = value[1] if isinstance(value, tuple) else value
+    return await page.evaluate(SHOWS, [await place.element_handle(), str(shown)])
 
 
 async def submit(page: Page, ui: UI) -> UUID:

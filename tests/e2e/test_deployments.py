@@ -487,7 +487,7 @@ async def open_artifact(page, ui, server_url, run: UUID) -> None:
     await page.get_by_text("Artifacts", exact=True).click()
     await page.locator("a[href*='/artifacts/']", has_text="xai-video-").click()
     table = page.locator("table")
-    # The new UI of Prefect 3.8 first lists all artifacts of the key, by the beginnings of their ids, the newest on top.
+    # The new UI of Prefect 3.8 first lists the artifacts of the key, by the beginnings of their ids, newest first.
     listed = page.locator("a[href*='/artifacts/artifact/']", has_text=re.compile(r"^\s*[0-9a-f]{8}\s*$"))
     await expect(table.or_(listed).first).to_be_visible()
     if await listed.count():
