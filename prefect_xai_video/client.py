@@ -6,6 +6,7 @@ leaves this module without redaction.
 """
 
 import asyncio
+import hashlib
 import logging
 import ssl
 import uuid
@@ -200,6 +201,11 @@ class XaiVideoClient:
         hooks = {"response": [_akeep_location]}
         self._api = httpx.AsyncClient(headers=self._headers, transport=transport, verify=_tls(), event_hooks=hooks)
         self._plain = httpx.AsyncClient(headers=user_agent, transport=transport, verify=_tls(), event_hooks=hooks)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of base URL and API key: equal for clients of one account."""
+        return hashlib.sha256(f"{self.base_url} {self._key}".encode()).hexdigest()
 
     async def __aenter__(self) -> Self:
         return self

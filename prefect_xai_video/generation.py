@@ -1,7 +1,7 @@
 """The engine: start, wait, save. Async; it knows no Prefect.
 
 Each step begins by reading the receipt and does only what is still to be done, so any step may be repeated, by
-anybody, after any interruption. What sends a POST is in `submission.py`.
+anybody, after any interruption. Only `submission.py` sends a POST.
 """
 
 import asyncio
@@ -10,13 +10,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 
+from prefect_xai_video.accounts import account_of, check_owner
 from prefect_xai_video.client import XaiVideoClient
-from prefect_xai_video.download import Download
 from prefect_xai_video.errors import (
-    DownloadError,
     InvalidRequest,
     KeyConflict,
     RequestRejected,
@@ -25,6 +22,7 @@ from prefect_xai_video.errors import (
     VideoTimeout,
     XaiVideoError,
 )
+from prefect_xai_video.inquiry import Inquiry, age_of
 from prefect_xai_video.journal import (
     MOST_OVERTAKEN,
     OVERTAKEN_WAIT_SECONDS,
@@ -33,18 +31,22 @@ from prefect_xai_video.journal import (
     with_request_id,
 )
 from prefect_xai_video.polling import Look, PollSchedule, next_wait
-from prefect_xai_video.receipts import ENDED_BADLY, Receipt, StoredFile, Video, check_key
+from prefect_xai_video.receipts import Receipt, Video, check_key
 from prefect_xai_video.requests import VideoRequest
 from prefect_xai_video.responses import VideoStatus
+from prefect_xai_video.saving import Saving
 from prefect_xai_video.stores import UPLOAD_SECONDS, Held, Overtaken, VideoStore
-from prefect_xai_video.submission import Delivery, OnUnknown, Permit, Submission
+from prefect_xai_video.submission import (
+    Delivery,
+    OnAccepted,
+    OnUnknown,
+    Permit,
+    Submission,
+    log_accepted,
+)
 
-FRESH_SECONDS = 60
-"""A request id that xAI does not know is given this long to become known."""
-
-AGED_SECONDS = 24 * 3600
-"""A request id that xAI does not know any more after this has expired: the longest lifetime told of a video. Before,
-it may be another team's key or base URL that does not know it."""
+MAX_NOT_FOUND = 3
+"""Polls in a row that may find a request id unknown before a run ends with that."""
 
 
 def _ignore(_: object) -> None:
@@ -52,7 +54,7 @@ def _ignore(_: object) -> None:
 
 
 class Unlimited:
-    """Permission that is always given, without a budget."""
+    """The permit of whoever has no limits."""
 
     async def turn(self, request: VideoRequest) -> None:
         """Go on at once."""
@@ -71,10 +73,11 @@ class Generation:
     Attributes:
         client: The API.
         store: Where the video and its receipt go.
-        schedule: When to look.
+        schedule: When to poll.
         on_change: Called with the receipt after each change of its state.
-        on_status: Called with each answer of `get`.
-        permit: Permission for each submission; may wait or raise.
+        on_status: Called with each status.
+        on_accepted: Called with key, request id and trace id the moment xAI has accepted a request.
+        permit: Asked before and after each claim; it waits, or raises.
     """
 
     client: XaiVideoClient
@@ -82,11 +85,16 @@ class Generation:
     schedule: PollSchedule = field(default_factory=PollSchedule)
     on_change: Callable[[Receipt], object] = _ignore
     on_status: Callable[[VideoStatus], Awaitable[object] | None] = _ignore
+    on_accepted: OnAccepted = log_accepted
     permit: Permit = field(default_factory=Unlimited)
 
     @property
     def _journal(self) -> Journal:
         return Journal(self.store, self.on_change)
+
+    @property
+    def _inquiry(self) -> Inquiry:
+        return Inquiry(self.client, self._journal)
 
     async def start(
         self,
@@ -123,7 +131,16 @@ class Generation:
         """
         with with_key(check_key(key)):
             submission = Submission(
-                self.client, self._journal, request, key, flow_run_id, regenerate, on_unknown, delivery, self.permit
+                self.client,
+                self._journal,
+                request,
+                key,
+                flow_run_id,
+                regenerate,
+                on_unknown,
+                delivery,
+                self.permit,
+                self.on_accepted,
             )
             return _usable(await submission.start())
 
@@ -146,13 +163,14 @@ class Generation:
         """
         request_id = _check_request_id(request_id)
         with with_key(check_key(key)), with_request_id(request_id):
-            held = await self.store.read(key)
-            # A key that has the request already is not asked for: xAI may have forgotten it since.
+            held = await self._read_own(key)
+            # A key that has the request already is asked for only if it had expired.
             if held is None or held.receipt.request_id != request_id:
                 await self.client.get(request_id)
             for _ in range(MOST_OVERTAKEN):
                 try:
-                    return (await self._adopt(request_id, key, flow_run_id)).receipt
+                    held = await self._adopt(request_id, key, flow_run_id)
+                    return (await self._inquiry.reconsider(held, give_up=False)).receipt
                 except Overtaken:
                     await asyncio.sleep(OVERTAKEN_WAIT_SECONDS)
         raise StorageError(f"The receipt {self.store.receipt_uri(key)} can neither be read nor be created.", key=key)
@@ -160,7 +178,8 @@ class Generation:
     async def _adopt(self, request_id: str, key: str, flow_run_id: str | None) -> Held:
         held = await self._journal.read_settled(key)
         if held is None:
-            return await self._journal.create(Receipt.adopt(key, request_id, flow_run_id))
+            account = await account_of(self.client, with_team=False)
+            return await self._journal.create(Receipt.adopt(key, request_id, flow_run_id, api=account.api))
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
@@ -190,46 +209,70 @@ class Generation:
             ApiError: If xAI can't be asked.
         """
         with with_key(key):
-            held = await self._journal.read_settled(check_key(key)) or await self._journal.read(key)
+            held = await self._read_settled(check_key(key))
             deadline = time.monotonic() + timeout
             if held.receipt.state == "unknown" and held.receipt.undelivered:
                 held = await self._watch(held, deadline)
+            with with_request_id(held.receipt.request_id, held.receipt):
+                held = await self._inquiry.reconsider(held, give_up=False)
             # After a bad end, an earlier request that was accepted after all is the current one again.
             while held.receipt.state == "submitted":
-                held = await self._wait_for_answer(held, deadline, timeout)
+                held = await self._wait_for_status(held, deadline, timeout)
             return _usable(held.receipt)
 
-    async def _wait_for_answer(self, held: Held, deadline: float, timeout: float) -> Held:
-        request_id = held.receipt.request_id or ""
-        with with_request_id(request_id):
+    async def _read_own(self, key: str) -> Held | None:
+        """Read a receipt, if there is one, that belongs to the account of this client."""
+        held = await self.store.read(key)
+        if held is not None:
+            check_owner(held.receipt, await account_of(self.client, with_team=False))
+        return held
+
+    async def _read_settled(self, key: str) -> Held:
+        held = await self._journal.read_settled(key) or await self._journal.read(key)
+        check_owner(held.receipt, await account_of(self.client, with_team=False))
+        return held
+
+    async def _wait_for_status(self, held: Held, deadline: float, timeout: float) -> Held:
+        with with_request_id(held.receipt.request_id):
             try:
                 # The deadline holds for polls that are repeated, too; the last one is given its time.
                 async with asyncio.timeout(deadline - time.monotonic() + self.client.timeouts.get):
-                    status = await self._poll(request_id, _age(held.receipt), deadline)
+                    status = await self._poll(held.receipt, deadline)
             except TimeoutError:
                 raise VideoTimeout(
                     f"The video was not done within {timeout:g} s. The same key goes on waiting, without paying."
                 ) from None
-            return await self._journal.change(held, lambda receipt: _answered(receipt, status))
+            except RequestRejected as error:
+                await self._inquiry.note_not_found(held, error)
+                raise
+            return await self._inquiry.note(held, status)
 
-    async def _poll(self, request_id: str, before: float, deadline: float) -> VideoStatus:
-        """Ask until there is a final answer.
+    async def _poll(self, receipt: Receipt, deadline: float) -> VideoStatus:
+        """Poll until there is a final status.
 
         Args:
-            request_id: What to ask for.
-            before: Seconds that have passed since the submission.
+            receipt: A submitted receipt.
             deadline: Monotonic time after which no new poll is begun.
 
         Raises:
             TimeoutError: If there is none by the deadline.
         """
-        begun = time.monotonic()
+        begun, before = time.monotonic(), age_of(receipt)
         looks: list[Look] = []
+        not_found = 0
         while (now := time.monotonic()) < deadline:
             pause = next_wait(self.schedule, looks, before + now - begun)
             await asyncio.sleep(min(pause, deadline - now))
             elapsed = before + time.monotonic() - begun
-            status = await self._look(request_id, elapsed)
+            try:
+                status = await self._inquiry.status(receipt)
+            except RequestRejected as error:
+                not_found += 1
+                if error.http_status != 404 or not_found >= MAX_NOT_FOUND:
+                    raise
+                status = VideoStatus(request_id=receipt.request_id or "", state="pending")
+            else:
+                not_found = 0
             reaction = self.on_status(status)
             if reaction is not None:
                 await reaction
@@ -243,7 +286,7 @@ class Generation:
         while held.receipt.state == "unknown":
             with suppress(Overtaken):
                 held = await self._journal.find_delivery(held)
-            age = _age(held.receipt)
+            age = age_of(held.receipt)
             if held.receipt.state != "unknown" or age > UPLOAD_SECONDS or time.monotonic() >= deadline:
                 break
             pause = next_wait(self.schedule, [Look(age)], age)
@@ -253,104 +296,23 @@ class Generation:
             raise _unknown(held.receipt)
         return held
 
-    async def _look(self, request_id: str, elapsed: float) -> VideoStatus:
-        try:
-            return await self.client.get(request_id)
-        except RequestRejected as error:
-            if error.http_status == 404 and elapsed < FRESH_SECONDS:
-                return VideoStatus(request_id=request_id, state="pending")
-            if error.http_status == 404 and elapsed > AGED_SECONDS:
-                return VideoStatus(request_id=request_id, state="expired", code=error.code)
-            raise
-
     async def save(self, key: str) -> Video:
-        """Put the video of a done key in its place.
+        """Put the video of a done key in its place, or back there where it is missing.
 
         Raises:
             DownloadError: If it could not be fetched whole.
-            StorageError: If it could not be stored, or is no longer where the receipt says.
+            StorageError: If it could not be stored, or is gone from the store and from xAI.
             GenerationError: If xAI no longer has it.
         """
-        with with_key(key):
+        with with_key(check_key(key)):
             held = await self._journal.read(key)
-            receipt = _usable(held.receipt)
-            with with_request_id(receipt.request_id, receipt):
-                if receipt.state in {"submitted", "unknown"}:
+            with with_request_id(held.receipt.request_id, held.receipt):
+                check_owner(held.receipt, await account_of(self.client, with_team=False))
+                held = await self._inquiry.reconsider(held, give_up=False)
+                if _usable(held.receipt).state in {"submitted", "unknown"}:
                     raise StorageError("The video is not done yet: wait for it first.")
-                if receipt.state == "stored" and receipt.file is not None:
-                    await self.store.check_video(key, receipt.file)
-                else:
-                    held = await self._store(held)
+                held = await Saving(self._inquiry, self._journal).save(held)
                 return held.receipt.video(self.store.receipt_uri(key))
-
-    async def _store(self, held: Held) -> Held:
-        key, attempt, file = held.receipt.key, held.receipt.attempt, held.receipt.file
-        if file is not None and await self.store.has_video(key, file):
-            return await self._note_stored(held, file)
-        for claim in _delivery_claims(held.receipt):
-            file = await self.store.take_delivery(key, claim, attempt.request_id)
-            if file is not None:
-                held = await self._note_stored(held, file)
-                await self.store.drop_delivery(key, claim)
-                return held
-        if attempt.direct:
-            # Somebody else may have stored it meanwhile.
-            held = await self._journal.read(key)
-        return held if held.receipt.state == "stored" else await self._fetch_and_store(held)
-
-    async def _fetch_and_store(self, held: Held) -> Held:
-        key, claim = held.receipt.key, held.receipt.attempt.claim
-        with self.store.workspace(key) as path:
-            held, download = await self._download(held, path)
-            file = self.store.file(key, download)
-            # A download takes its time: what somebody else has stored since is not touched.
-            for _ in range(MOST_OVERTAKEN):
-                held = await self._journal.change(held, lambda receipt: _saving(receipt, claim, file))
-                if held.receipt.state == "stored":
-                    return held
-                with suppress(Overtaken):
-                    await self.store.put_video(held, path, file)
-                    return await self._note_stored(held, file)
-                held = await self._journal.read(key)
-        raise StorageError(f"The receipt {self.store.receipt_uri(key)} changes all the time.")
-
-    async def _note_stored(self, held: Held, file: StoredFile) -> Held:
-        claim = held.receipt.attempt.claim
-
-        def stored(receipt: Receipt) -> Receipt:
-            receipt = _saving(receipt, claim, file)
-            return receipt if receipt.state == "stored" else receipt.stored(file)
-
-        return await self._journal.change(held, stored)
-
-    async def _download(self, held: Held, path: Path) -> tuple[Held, Download]:
-        """Fetch the video; a URL that gives none any more is asked for again, once."""
-        if held.receipt.url is not None:
-            try:
-                return held, await self.client.download(held.receipt.url, path)
-            except DownloadError as error:
-                if error.transient:
-                    raise
-        if held.receipt.request_id is None:
-            raise DownloadError(
-                "The video that xAI had delivered is gone, and its request id is not known.", transient=False
-            )
-        status = await self._look(held.receipt.request_id, _age(held.receipt))
-        if status.state != "pending":
-            held = await self._journal.change(held, lambda receipt: _answered(receipt, status))
-        if _usable(held.receipt).state == "submitted":
-            raise StorageError("The video is not done yet: wait for it first.")
-        url = status.url.get_secret_value() if status.url else None
-        if url is None:
-            raise DownloadError("xAI says that the video is done, but gives no URL.")
-        if any(self.store.is_upload_url(url, held.receipt.key, claim) for claim in _delivery_claims(held.receipt)):
-            raise DownloadError("xAI says that it has delivered the video, but it is not there.")
-        return held, await self.client.download(url, path)
-
-
-def _age(receipt: Receipt) -> float:
-    """Seconds since the current attempt was claimed; none where the clock of who claimed it is ahead."""
-    return max((datetime.now(UTC) - receipt.attempt.started_at).total_seconds(), 0)
 
 
 def _usable(receipt: Receipt) -> Receipt:
@@ -362,7 +324,7 @@ def _usable(receipt: Receipt) -> Receipt:
     match receipt.state:
         case "submitted" | "done" | "stored":
             return receipt
-        case "unknown" if receipt.undelivered and _age(receipt) <= UPLOAD_SECONDS:
+        case "unknown" if receipt.undelivered and age_of(receipt) <= UPLOAD_SECONDS:
             return receipt
         case "unknown":
             raise _unknown(receipt)
@@ -382,34 +344,6 @@ def _check_request_id(request_id: object) -> str:
     return text
 
 
-def _delivery_claims(receipt: Receipt) -> list[str]:
-    """Where the video of the current request may have been delivered to.
-
-    An id that was adopted may be that of any submission of unknown outcome.
-    """
-    claims = [attempt.claim for attempt in receipt.undelivered]
-    return [receipt.attempt.claim, *claims] if receipt.attempt.direct else claims
-
-
-def _answered(receipt: Receipt, status: VideoStatus) -> Receipt:
-    """Note a final answer, unless somebody else has noted one for the same request."""
-    moved_on = receipt.state == "stored" or receipt.state in ENDED_BADLY
-    if moved_on or receipt.request_id != status.request_id:
-        return receipt
-    return receipt.answered(status)
-
-
-def _saving(receipt: Receipt, claim: str, file: StoredFile) -> Receipt:
-    """Note the file that is to be put, unless somebody else has stored one already."""
-    if receipt.attempt.claim != claim:
-        raise StorageError("Another attempt for this key has begun meanwhile.")
-    if receipt.state == "stored":
-        return receipt
-    if receipt.state not in {"done", "expired"}:
-        raise receipt.error()
-    return receipt.saving(file)
-
-
 def _unknown(receipt: Receipt) -> XaiVideoError:
     failure = receipt.attempt.failure
     why = failure.message if failure else "Its reply was lost."
@@ -419,4 +353,6 @@ def _unknown(receipt: Receipt) -> XaiVideoError:
         f'same key and on_unknown="resubmit".',
         key=receipt.key,
         http_status=failure.http_status if failure else None,
+        trace_id=receipt.attempt.trace_id,
+        answer=receipt.attempt.answer,
     )

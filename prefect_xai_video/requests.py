@@ -294,10 +294,15 @@ def wire_url(url: str, field: str = "url") -> str:
         InvalidRequest: If it may not.
     """
     parts = _split(url, field)
-    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    local = parts.scheme == "http" and is_loopback(parts.hostname)
     if local or (parts.scheme == "https" and parts.hostname) or parts.scheme == "data":
         return url
     raise InvalidRequest(f"{field}: {identity_of(url)!r} is not allowed; allowed: an https:// URL.")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine."""
+    return host in _LOOPBACK
 
 
 def _split(url: str, field: str) -> SplitResult:

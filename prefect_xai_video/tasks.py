@@ -357,8 +357,15 @@ async def _generation(
             settings.schedule,
             on_change=tell,
             on_status=progress.show if progress else lambda status: None,
+            on_accepted=_log_accepted,
             permit=Permit(budget=settings.budget),
         )
+
+
+def _log_accepted(key: str, request_id: str, trace_id: str | None) -> None:
+    """Log a request id the moment it arrives, as a warning: it is worth money, and may be nowhere else yet."""
+    trace = f" (trace id {trace_id})" if trace_id else ""
+    get_run_logger().warning("xAI accepted request %s for key %s%s", request_id, key, trace)
 
 
 def _log_change(receipt: Receipt) -> None:

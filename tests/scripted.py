@@ -1,5 +1,6 @@
 """A real server on a real socket that answers exactly the bytes it was given, and can fail in between them."""
 
+import itertools
 import socket
 import threading
 import time
@@ -35,14 +36,19 @@ class Trickle:
         self.head, self.more = head, more
 
 
+NOT_HERE = answer("404 Not Found")
+
+
 class ScriptedServer:
     """Answers one connection after the other with the next piece of its script.
 
     A piece is the bytes of an answer, `CUT`, `SILENCE`, a `Trickle`, or a function that is called to get one of
-    these.
+    these. `GET /me` is no part of the script: it always gets `me`, unless that is None. What comes after the end of
+    the script is cut.
     """
 
-    def __init__(self, script: Iterable[object]) -> None:
+    def __init__(self, script: Iterable[object], me: bytes | None = NOT_HERE) -> None:
+        self._me = me
         self._script = list(script)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
@@ -66,15 +72,14 @@ class ScriptedServer:
             connection.close()
 
     def _serve(self) -> None:
-        for piece in self._script:
+        for number in itertools.count():
             try:
-                connection, _ = self._socket.accept()
+                connection, request = self._next()
             except OSError:
                 return
-            self._open.append(connection)
-            self.accepted.set()
             with suppress(OSError):
-                self.requests.append(self._read(connection))
+                self.requests.append(request)
+                piece = self._script[number] if number < len(self._script) else CUT
                 step = piece() if callable(piece) else piece
                 if isinstance(step, bytes):
                     connection.sendall(step)
@@ -84,29 +89,41 @@ class ScriptedServer:
                     connection.shutdown(socket.SHUT_RDWR)
                     connection.close()
 
-    def join(self) -> None:
-        """Wait until the script has ended."""
-        self._thread.join(10)
-
     def _trickle(self, connection: socket.socket, trickle: Trickle) -> None:
         connection.sendall(trickle.head)
         while True:
             connection.sendall(trickle.more)
             time.sleep(0.02)
 
+    def _next(self) -> tuple[socket.socket, str]:
+        """The next whole request that the script is for."""
+        while True:
+            connection, _ = self._socket.accept()
+            self._open.append(connection)
+            self.accepted.set()
+            with suppress(OSError):
+                request = self._read(connection)
+                if self._me is None or not request.startswith("GET /v1/me "):
+                    return connection, request
+                connection.sendall(self._me)
+                connection.close()
+
     def _read(self, connection: socket.socket) -> str:
         data = b""
         while b"\r\n\r\n" not in data:
-            received = connection.recv(65536)
-            if not received:
-                raise ConnectionError
-            self.received += received
-            data += received
+            data += self._received(connection)
         head, _, body = data.partition(b"\r\n\r\n")
         length = next(
             (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")),
             0,
         )
         while len(body) < length:
-            body += connection.recv(65536)
+            body += self._received(connection)
         return (head + b"\r\n\r\n" + body).decode()
+
+    def _received(self, connection: socket.socket) -> bytes:
+        data = connection.recv(65536)
+        if not data:
+            raise ConnectionResetError
+        self.received += data
+        return data

@@ -1,16 +1,19 @@
 import asyncio
+import hashlib
 import json
 import os
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from api_key import API_KEY
-from scripted import CUT, SILENCE, ScriptedServer, answer, mp4
+from scripted import CUT, NOT_HERE, SILENCE, ScriptedServer, answer, mp4
 
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient, journal, submission
+from prefect_xai_video.accounts import account_of
 from prefect_xai_video.client import Accepted
 from prefect_xai_video.errors import (
     DownloadError,
@@ -24,20 +27,27 @@ from prefect_xai_video.errors import (
     VideoFailed,
     VideoModerated,
     VideoTimeout,
+    XaiVideoError,
 )
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.receipts import Receipt
 from prefect_xai_video.requests import build_request
+from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import LocalStore, open_store
 
 REQUEST = build_request("A cat", duration=1)
 OTHER = build_request("A dog", duration=1)
 QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
 SCHEDULE = PollSchedule(first=0.1, shortest=0.05, longest=0.2)
-ACCEPTED = answer("200 OK", b'{"request_id":"0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"}')
+ID = "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"
+ACCEPTED = answer("200 OK", f'{{"request_id":"{ID}"}}'.encode())
 TOO_MANY = answer("429 Too Many Requests", b'{"error":"Too many"}', "Retry-After: 0")
 VIDEO = mp4(bytes(1000))
+
+
+def done(url):
+    return answer("200 OK", json.dumps({"status": "done", "video": {"url": url, "duration": 1}}).encode())
 
 
 @pytest.fixture
@@ -47,9 +57,9 @@ async def engine(emulator, storage, tmp_path):
 
 
 @asynccontextmanager
-async def scripted(script, store, **timeouts):
+async def scripted(script, store, me=NOT_HERE, **timeouts):
     """An engine whose xAI answers exactly the script."""
-    with ScriptedServer(script) as server:
+    with ScriptedServer(script, me) as server:
         async with XaiVideoClient(
             API_KEY, f"{server.url}/v1", retries=QUICK, timeouts=Timeouts(**timeouts)
         ) as client:
@@ -66,6 +76,16 @@ def elsewhere(coroutine):
 @pytest.fixture
 def local(tmp_path):
     return LocalStore(tmp_path)
+
+
+async def age(store, key, **elapsed):
+    """Have the current attempt of a receipt begun so long ago."""
+    held = await store.read(key)
+    attempts = [
+        attempt.model_copy(update={"started_at": attempt.started_at - timedelta(**elapsed)})
+        for attempt in held.receipt.attempts
+    ]
+    await store.replace(held, held.receipt.model_copy(update={"attempts": tuple(attempts)}))
 
 
 async def make(engine, key, request=REQUEST, **options):
@@ -163,13 +183,38 @@ async def test_a_failed_render_is_an_error_with_all_ids(engine):
     assert caught.value.request_id
 
 
-async def test_a_stored_video_that_vanished_is_not_silently_paid_again(engine, submissions, local):
+async def test_a_stored_video_that_vanished_is_fetched_again_without_paying(engine, submissions, local):
     mine = Generation(engine.client, local, SCHEDULE)
-    await make(mine, "cat")
+    first = await make(mine, "cat")
     (local.root / "cat.mp4").unlink()
-    with pytest.raises(StorageError, match="missing"):
-        await make(mine, "cat")
+    assert await make(mine, "cat") == first
+    assert hashlib.sha256((local.root / "cat.mp4").read_bytes()).hexdigest() == first.sha256
     assert submissions() == 1
+
+
+async def test_another_file_in_the_place_of_a_stored_video_is_moved_away_and_not_returned(engine, submissions, local):
+    mine = Generation(engine.client, local, SCHEDULE)
+    first = await make(mine, "cat")
+    path = local.root / "cat.mp4"
+    other = bytes(first.size)
+    path.write_bytes(other)
+    assert await make(mine, "cat") == first
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == first.sha256
+    assert [moved.read_bytes() for moved in local.root.glob("cat.replaced-*.mp4")] == [other]
+    assert submissions() == 1
+
+
+@pytest.mark.parametrize("status", [answer("200 OK", b'{"status":"expired"}'), answer("404 Not Found")])
+async def test_a_stored_video_that_is_gone_from_xai_too_is_not_paid_again(local, status):
+    async with scripted([ACCEPTED], local) as (engine, server):
+        server.extend([done(f"{server.url}/v.mp4"), answer("200 OK", VIDEO, "Content-Type: video/mp4"), status])
+        await make(engine, "cat")
+        (local.root / "cat.mp4").unlink()
+        await age(local, "cat", hours=1)
+        with pytest.raises(StorageError, match="no longer has it") as caught:
+            await make(engine, "cat")
+    assert caught.value.request_id == ID
+    assert sum(request.startswith("POST") for request in server.requests) == 1
 
 
 async def test_a_refused_post_is_noted_and_sent_again(local):
@@ -314,10 +359,6 @@ async def test_an_accepted_request_that_can_not_be_noted_is_told_with_its_id(loc
     assert not caught.value.resend_safe
 
 
-def done(url):
-    return answer("200 OK", json.dumps({"status": "done", "video": {"url": url, "duration": 1}}).encode())
-
-
 async def test_a_request_id_that_is_not_known_yet_is_asked_for_again(local):
     unknown = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
     async with scripted([ACCEPTED, unknown, done("https://vidgen.x.ai/v.mp4")], local) as (engine, _):
@@ -364,7 +405,7 @@ async def test_a_claim_that_was_replaced_meanwhile_waits_for_the_one_that_replac
         async def replace_claim():
             held = await local.read("cat")
             held = await local.replace(held, held.receipt.unknown(SubmissionUnknown("given up")))
-            await local.replace(held, held.receipt.sent_again(REQUEST, "resubmit"))
+            await local.replace(held, held.receipt.sent_again("resubmit", REQUEST))
 
         def slow(request, **options):
             elsewhere(replace_claim())
@@ -405,17 +446,206 @@ async def test_an_object_of_somebody_else_is_not_overwritten(bucket, aws, emulat
     assert submissions() == 0
 
 
-@pytest.mark.parametrize("hours", [1, 48])
-async def test_a_request_that_xai_no_longer_knows_has_expired_after_a_day(local, hours):
-    receipt = Receipt.claim("cat", REQUEST)
-    long_ago = datetime.now(UTC) - timedelta(hours=hours)
-    attempt = receipt.attempt.model_copy(update={"started_at": long_ago})
-    await local.create(receipt.model_copy(update={"attempts": (attempt,)}).submitted("aged"))
-    unknown = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
-    async with scripted([unknown], local) as (engine, _):
-        with pytest.raises(VideoExpired if hours > 24 else RequestRejected) as caught:
+UNKNOWN_ID = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
+AN_HOUR_LATER = "Date: " + format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+EMULATED = {"api": "emulator", "team": "ours"}
+
+
+def team(name):
+    return answer("200 OK", json.dumps({"team_id": name, "emulator": True}).encode())
+
+
+async def submit_long_ago(store, key="cat", hours=48, **account):
+    await store.create(Receipt.claim(key, REQUEST, **account).submitted("aged"))
+    await age(store, key, hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("hours", "account", "me", "unknown", "expected"),
+    [
+        (48, EMULATED, team("ours"), UNKNOWN_ID, VideoExpired),
+        (1, EMULATED, team("ours"), UNKNOWN_ID, RequestRejected),
+        (48, EMULATED, team("ours"), answer("404 Not Found", b"{}", AN_HOUR_LATER), VideoExpired),
+        (48, EMULATED, NOT_HERE, UNKNOWN_ID, RequestRejected),
+        (48, {}, team("ours"), UNKNOWN_ID, RequestRejected),
+        (48, EMULATED, team("theirs"), UNKNOWN_ID, KeyConflict),
+    ],
+    ids=["aged", "young", "aged by xAI's clock", "team unknown", "receipt of version 1", "another team"],
+)
+async def test_only_an_aged_request_of_ones_own_account_expires_by_a_404(
+    local, hours, account, me, unknown, expected
+):
+    await submit_long_ago(local, hours=hours, **account)
+    async with scripted([unknown] * 3, local, me) as (engine, _):
+        with pytest.raises(expected) as caught:
             await engine.wait("cat", timeout=5)
-    assert caught.value.request_id == "aged"
+    assert (caught.value.key, caught.value.request_id) == ("cat", "aged")
+
+
+async def test_a_clock_that_is_wrong_does_not_expire_a_request(local):
+    """By this machine's clock it was sent two days ago; by that of xAI's response it has not been sent yet."""
+    await submit_long_ago(local, **EMULATED)
+    before = "Date: " + format_datetime(datetime.now(UTC) - timedelta(hours=47), usegmt=True)
+    async with scripted([answer("404 Not Found", b"{}", before)] * 3, local, team("ours")) as (engine, _):
+        with pytest.raises(RequestRejected, match="does not know this request id"):
+            await engine.wait("cat", timeout=5)
+    assert (await local.read("cat")).receipt.is_not_found
+
+
+async def test_a_few_404s_do_not_end_the_waiting(local):
+    await submit_long_ago(local, hours=1, **EMULATED)
+    statuses = [UNKNOWN_ID, UNKNOWN_ID, done("https://vidgen.x.ai/v.mp4")]
+    async with scripted(statuses, local, team("ours")) as (engine, _):
+        assert (await engine.wait("cat", timeout=5)).state == "done"
+
+
+@pytest.mark.parametrize("way", ["start", "wait", "save", "adopt"])
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (answer("202 Accepted", b"{}"), "submitted"),
+        (done("https://vidgen.x.ai/v.mp4"), "done"),
+        (UNKNOWN_ID, "expired"),
+    ],
+    ids=["pending", "done", "gone"],
+)
+async def test_xai_is_asked_again_for_a_video_that_had_expired(local, way, status, state):
+    await submit_long_ago(local, **EMULATED)
+    held = await local.read("cat")
+    await local.replace(held, held.receipt.answered(VideoStatus(request_id="aged", state="expired")))
+    calls = {
+        "start": lambda engine: engine.start(REQUEST, "cat"),
+        "wait": lambda engine: engine.wait("cat", timeout=0.2),
+        "save": lambda engine: engine.save("cat"),
+        "adopt": lambda engine: engine.adopt("aged", "cat"),
+    }
+    async with scripted([status] * 20, local, team("ours")) as (engine, server):
+        with suppress(XaiVideoError):
+            await calls[way](engine)
+        assert server.requests[0].startswith("GET /v1/videos/aged ")
+    assert (await local.read("cat")).receipt.state == state
+
+
+async def test_a_request_that_is_gone_is_given_up_only_where_a_person_says_so_after_it_was_told(local):
+    await submit_long_ago(local, hours=1, **EMULATED)
+    script = [*[UNKNOWN_ID] * 3, UNKNOWN_ID, ACCEPTED]
+    async with scripted(script, local, team("ours")) as (engine, server):
+        # Not yet: nobody has been told that it is gone.
+        assert (await engine.start(REQUEST, "cat", regenerate=True)).request_id == "aged"
+        with pytest.raises(RequestRejected, match="regenerate=True"):
+            await engine.wait("cat", timeout=5)
+        assert (await engine.start(REQUEST, "cat")).request_id == "aged"
+        receipt = await engine.start(REQUEST, "cat", regenerate=True)
+    assert [(attempt.request_id, attempt.outcome) for attempt in receipt.attempts] == [
+        ("aged", "expired"),
+        (ID, "submitted"),
+    ]
+    assert len(server.requests) == len(script)
+
+
+async def test_a_request_that_turns_up_again_is_not_given_up(local):
+    await submit_long_ago(local, hours=1, **EMULATED)
+    script = [*[UNKNOWN_ID] * 3, answer("202 Accepted", b"{}")]
+    async with scripted(script, local, team("ours")) as (engine, _):
+        with pytest.raises(RequestRejected):
+            await engine.wait("cat", timeout=5)
+        receipt = await engine.start(REQUEST, "cat", regenerate=True)
+    assert (receipt.request_id, receipt.is_not_found) == ("aged", False)
+
+
+@pytest.mark.parametrize("step", ["start", "wait", "save", "adopt"])
+@pytest.mark.parametrize(
+    ("account", "me", "text"),
+    [
+        ({"api": "api.x.ai"}, team("ours"), "api.x.ai"),
+        ({"api": "emulator"}, answer("200 OK", b'{"team_id":"ours"}'), "the emulator"),
+        ({"api": "proxy.example:443"}, team("ours"), "proxy.example"),
+    ],
+    ids=["xAI's", "the emulator's", "a proxy's"],
+)
+async def test_a_key_of_another_api_is_a_conflict_and_nothing_is_sent(local, account, me, text, step):
+    await local.create(Receipt.claim("cat", REQUEST, **account).submitted("aged"))
+    calls = {
+        "start": lambda engine: engine.start(REQUEST, "cat"),
+        "wait": lambda engine: engine.wait("cat", timeout=5),
+        "save": lambda engine: engine.save("cat"),
+        "adopt": lambda engine: engine.adopt("aged", "cat"),
+    }
+    async with scripted([], local, me) as (engine, server):
+        with pytest.raises(KeyConflict, match=text) as caught:
+            await calls[step](engine)
+    assert "use another key" in str(caught.value)
+    assert server.requests == []
+
+
+async def test_a_key_of_another_team_is_not_paid_for_again(local):
+    await submit_long_ago(local, **EMULATED)
+    held = await local.read("cat")
+    await local.replace(held, held.receipt.answered(VideoStatus(request_id="aged", state="failed")))
+    async with scripted([], local, team("theirs")) as (engine, server):
+        with pytest.raises(KeyConflict, match="team ours at the emulator"):
+            await engine.start(REQUEST, "cat", regenerate=True)
+    assert server.requests == []
+
+
+async def test_the_emulator_is_one_whatever_its_port_and_is_noted_with_its_team(local):
+    async with scripted([ACCEPTED], local, team("ours")) as (engine, _):
+        receipt = await engine.start(REQUEST, "cat")
+    assert (receipt.api, receipt.team) == ("emulator", "ours")
+    async with scripted([], local, team("ours")) as (engine, _):
+        assert (await engine.start(REQUEST, "cat")).request_id == ID
+
+
+@pytest.mark.parametrize(
+    ("base_url", "api"),
+    [
+        ("https://api.x.ai/v1", "api.x.ai"),
+        ("https://eu-west-1.api.x.ai/v1", "api.x.ai"),
+        ("https://api.x.ai.example.com/v1", "api.x.ai.example.com:443"),
+        ("https://proxy.example:8443/v1", "proxy.example:8443"),
+    ],
+)
+async def test_an_api_is_known_by_its_host_without_asking(base_url, api):
+    async with XaiVideoClient(API_KEY, base_url) as client:
+        assert (await account_of(client, with_team=False)).api == api
+
+
+async def test_a_process_asks_once_whose_key_it_has(local):
+    asked = []
+
+    def me():
+        asked.append(1)
+        return {"team_id": "ours", "emulator": True}
+
+    async with scripted([ACCEPTED] * 5, local) as (engine, _):
+
+        async def answered():
+            return me()
+
+        engine.client.me = answered
+        await asyncio.gather(*(engine.start(REQUEST, f"cat-{n}") for n in range(5)))
+    assert asked == [1]
+
+
+async def test_a_late_reply_to_the_first_prompt_is_not_the_video_of_the_second(local):
+    async with scripted([CUT, ACCEPTED], local) as (engine, server):
+        with pytest.raises(SubmissionUnknown):
+            await engine.start(REQUEST, "cat")
+        first = (await local.read("cat")).receipt.attempt
+        receipt = await engine.start(REQUEST, "cat", on_unknown="resubmit")
+        held = await local.read("cat")
+        await local.replace(held, receipt.answered(VideoStatus(request_id=ID, state="failed")))
+        second = ACCEPTED.replace(ID.encode(), b"1111" + ID[4:].encode())
+        server.extend([second, answer("200 OK", b'{"status":"failed","error":"no"}')])
+        await engine.start(OTHER, "cat", regenerate=True)
+        held = await local.read("cat")
+        await local.replace(held, held.receipt.late_reply(first.claim, "late"))
+        with pytest.raises(VideoFailed):
+            await engine.wait("cat", timeout=5)
+        # The first prompt's video is there all the same: it is not paid for again.
+        with pytest.raises(KeyConflict, match="late"):
+            await engine.start(REQUEST, "cat", regenerate=True)
+    assert sum(request.startswith("POST") for request in server.requests) == 3
 
 
 async def test_a_receipt_that_can_neither_be_read_nor_created_is_told(local, monkeypatch):
@@ -446,7 +676,7 @@ async def test_a_machine_that_sleeps_goes_on_waiting(engine, monkeypatch):
     await engine.start(REQUEST, "cat")
     waiting = asyncio.create_task(engine.wait("cat", timeout=20))
     await asyncio.sleep(0.05)
-    monkeypatch.setattr("prefect_xai_video.generation.datetime", Later)
+    monkeypatch.setattr("prefect_xai_video.inquiry.datetime", Later)
     assert (await waiting).state == "done"
 
 

@@ -1,6 +1,6 @@
-import hashlib
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +23,12 @@ def status(state="done", **facts) -> VideoStatus:
     return VideoStatus(request_id=ID, state=state, **facts)
 
 
+def status_of(request_id, state, **facts) -> VideoStatus:
+    return VideoStatus(request_id=request_id, state=state, **facts)
+
+
 CHANGES = {
-    "sending": lambda receipt: receipt.sent_again(REQUEST, "regenerate"),
+    "sending": lambda receipt: receipt.sent_again("regenerate", REQUEST),
     "submitted": lambda receipt: receipt.submitted(ID),
     "refused": lambda receipt: receipt.refused(REFUSAL),
     "unknown": lambda receipt: receipt.unknown(SubmissionUnknown("lost")),
@@ -75,7 +79,7 @@ def test_a_receipt_survives_being_written_and_read(state):
 def test_a_receipt_tells_a_reader_of_its_json_what_matters():
     facts = status(cost_usd=Decimal("0.30"), duration=6, model="grok-imagine-video", url="https://vidgen.x.ai/v.mp4")
     told = json.loads(claimed().submitted(ID).answered(facts).stored(FILE).to_json())
-    assert told["version"] == 1
+    assert told["version"] == 2
     assert told["state"] == "stored"
     assert told["request_id"] == ID
     assert told["flow_run_id"] == "run-1"
@@ -95,7 +99,7 @@ def test_a_signed_url_is_not_written():
 
 
 def test_every_attempt_is_kept_with_its_outcome():
-    receipt = claimed().refused(REFUSAL).sent_again(REQUEST, "first").submitted(ID)
+    receipt = claimed().refused(REFUSAL).sent_again("first", REQUEST).submitted(ID)
     assert [(a.number, a.outcome, a.request_id) for a in receipt.attempts] == [
         (1, "refused", None),
         (2, "submitted", ID),
@@ -112,7 +116,7 @@ def test_a_late_reply_is_the_submission_of_its_claim():
 
 def test_a_late_reply_to_a_claim_that_was_replaced_is_kept_beside_it():
     receipt = claimed()
-    replaced = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit").submitted("second")
+    replaced = receipt.unknown(SubmissionUnknown("left behind")).sent_again("resubmit", REQUEST).submitted("second")
     noted = replaced.late_reply(receipt.attempt.claim, ID)
     assert noted.request_id == "second"
     assert noted.state == "submitted"
@@ -122,7 +126,7 @@ def test_a_late_reply_to_a_claim_that_was_replaced_is_kept_beside_it():
 @pytest.mark.parametrize("ended", ["refused", "unknown"])
 def test_a_late_reply_counts_where_what_was_sent_since_brought_nothing(ended):
     receipt = claimed()
-    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again("resubmit", REQUEST)
     noted = CHANGES[ended](since).late_reply(receipt.attempt.claim, ID)
     assert (noted.state, noted.request_id, noted.failure) == ("submitted", ID, None)
     assert Receipt.from_json(noted.to_json()) == noted
@@ -141,14 +145,14 @@ def test_a_bad_end_is_told_again_with_all_that_is_known():
 def test_maybe_paid_is_false_only_while_all_was_refused():
     assert not in_state("refused").maybe_paid
     assert in_state("sending").maybe_paid
-    assert in_state("unknown").sent_again(REQUEST, "resubmit").maybe_paid
+    assert in_state("unknown").sent_again("resubmit", REQUEST).maybe_paid
 
 
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
-        (lambda told: told | {"version": 2}, "version is 2"),
-        (lambda told: [told], "no receipt"),
+        (lambda told: told | {"version": 3}, "version is 3"),
+        (lambda told: [told], "not a receipt"),
         (lambda told: told | {"request_id": "another"}, "checksum"),
         (lambda told: told | {"state": "refused"}, "checksum"),
         (lambda told: told | {"surprise": 1}, "checksum"),
@@ -171,17 +175,21 @@ def test_a_receipt_may_be_laid_out_otherwise():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"state": "stored"}, "its last attempt is submitted"),
-        ({"state": "paid"}, "state"),
-        ({"attempts": ()}, "attempts"),
+        ({"outcome": "stored"}, "stored without a file"),
+        ({"outcome": "paid"}, "outcome"),
         ({"file": FILE}, "submitted with a file"),
-        ({"attempts": (in_state("submitted").attempt.model_copy(update={"request_id": None}),)}, "without a request"),
+        ({"request_id": None}, "without a request"),
     ],
 )
-def test_a_receipt_that_contradicts_itself_can_not_be(changes, text):
-    told = in_state("submitted").model_dump(exclude=set(Receipt.model_computed_fields))
+def test_an_attempt_that_contradicts_itself_can_not_be(changes, text):
+    told = in_state("submitted").attempt.model_dump()
     with pytest.raises(ValueError, match=text):
-        Receipt(**told | changes)
+        Receipt(key="cat", attempts=[told | changes])
+
+
+def test_a_receipt_has_an_attempt():
+    with pytest.raises(ValueError, match="attempts"):
+        Receipt(key="cat", attempts=[])
 
 
 def test_a_delivered_video_needs_no_request_id():
@@ -204,9 +212,10 @@ def test_a_late_reply_to_a_delivered_video_is_kept():
 
 def test_the_delivery_of_an_earlier_attempt_makes_it_the_current_one():
     first = Receipt.claim("cat", REQUEST, direct=True)
-    second = first.unknown(SubmissionUnknown("lost")).sent_again(REQUEST, "resubmit").refused(REFUSAL)
+    second = first.unknown(SubmissionUnknown("lost")).sent_again("resubmit", REQUEST).refused(REFUSAL)
     done = second.delivered(first.attempt.claim)
-    assert [(a.number, a.outcome) for a in done.attempts] == [(2, "refused"), (1, "done")]
+    assert [(a.number, a.outcome) for a in done.attempts] == [(1, "done"), (2, "refused")]
+    assert done.attempt.number == 1
 
 
 @pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored"])
@@ -231,21 +240,21 @@ def test_a_late_reply_is_kept_beside_the_id_that_was_adopted_in_its_place():
 
 
 def test_a_late_reply_to_a_receipt_that_was_begun_anew_is_not_passed_over():
-    with pytest.raises(IllegalTransition, match="begun anew"):
+    with pytest.raises(IllegalTransition, match="without this submission"):
         claimed().late_reply("another claim", ID)
 
 
 @pytest.mark.parametrize("before", ["unknown", "failed", "moderated", "expired"])
 def test_a_refused_repetition_leaves_the_key_where_it_was(before):
-    again = in_state(before).sent_again(REQUEST, "resubmit").refused(REFUSAL)
+    again = in_state(before).sent_again("resubmit", REQUEST).refused(REFUSAL)
     assert again.state == before
-    assert [attempt.outcome for attempt in again.attempts] == ["refused", before]
+    assert [attempt.outcome for attempt in again.attempts] == [before, "refused"]
     assert Receipt.from_json(again.to_json()) == again
 
 
 def test_an_earlier_request_that_was_accepted_counts_where_the_next_ends_badly():
     receipt = claimed()
-    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again("resubmit", REQUEST)
     both = since.late_reply(receipt.attempt.claim, "first").submitted(ID)
     ended = both.answered(status("moderated"))
     assert (ended.state, ended.request_id) == ("submitted", "first")
@@ -254,10 +263,10 @@ def test_an_earlier_request_that_was_accepted_counts_where_the_next_ends_badly()
 @pytest.mark.parametrize("ended", ["refused", "unknown"])
 def test_a_late_reply_counts_where_what_was_sent_since_ends_after_it(ended):
     receipt = claimed()
-    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again(REQUEST, "resubmit")
+    since = receipt.unknown(SubmissionUnknown("left behind")).sent_again("resubmit", REQUEST)
     ended_since = CHANGES[ended](since.late_reply(receipt.attempt.claim, ID))
     assert (ended_since.state, ended_since.request_id) == ("submitted", ID)
-    assert [attempt.outcome for attempt in ended_since.attempts] == [ended, "submitted"]
+    assert [attempt.outcome for attempt in ended_since.attempts] == ["submitted", ended]
 
 
 def test_a_file_that_is_about_to_be_put_is_known_until_its_url_is_asked_for_again():
@@ -331,11 +340,76 @@ def test_the_times_of_each_step_are_noted_where_they_were_seen():
     assert (found.state, found.attempt.submitted_at) == ("submitted", None)
 
 
-def test_a_receipt_from_before_these_times_is_read():
-    told = json.loads(claimed().submitted("id-1").to_json())
-    del told["checksum"]
-    for name in ("submitted_at", "done_at"):
-        del told["attempts"][0][name]
-    canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
-    old = told | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}
-    assert Receipt.from_json(json.dumps(old).encode()).attempt.submitted_at is None
+ANOTHER = TextRequest(prompt="A dog")
+VERSION_1 = Path(__file__).parent / "receipts_version_1"
+"""Receipts that were written before each attempt had its own request."""
+
+
+@pytest.mark.parametrize("path", sorted(VERSION_1.glob("*.json")), ids=lambda path: path.stem)
+def test_a_receipt_of_version_1_says_the_same_as_before(path):
+    old = json.loads(path.read_bytes())
+    read = Receipt.from_json(path.read_bytes())
+    now = json.loads(read.to_json())
+    told = old.keys() - {"version", "checksum", "attempts", "file"}
+    assert {name: now[name] for name in told} == {name: old[name] for name in told}
+    assert (now["version"], now["api"], now["team"]) == (2, None, None)
+    assert (now["file"] or {}).get("sha256") == (old["file"] or {}).get("sha256")
+    assert [attempt["claim"] for attempt in now["attempts"]] == [attempt["claim"] for attempt in old["attempts"]]
+    assert Receipt.from_json(read.to_json()) == read
+
+
+def test_a_late_reply_to_another_prompt_is_not_the_video_of_the_new_one():
+    first = claimed()
+    failed = first.unknown(SubmissionUnknown("left behind")).sent_again("resubmit", REQUEST).submitted("second")
+    regenerated = failed.answered(status_of("second", "failed")).sent_again("regenerate", ANOTHER).submitted("third")
+    noted = regenerated.late_reply(first.attempt.claim, "first")
+    assert (noted.request_id, noted.request["prompt"]) == ("third", "A dog")
+    ended = noted.answered(status_of("third", "moderated"))
+    assert (ended.state, ended.fingerprint) == ("moderated", ANOTHER.fingerprint)
+    assert ended.open_attempt(REQUEST.has_fingerprint).request_id == "first"
+    assert ended.open_attempt(ANOTHER.has_fingerprint) is None
+
+
+def test_each_attempt_keeps_its_own_request_cost_and_failure():
+    moderated = in_state("submitted").answered(status("moderated", cost_usd=Decimal("0.3"), message="Rejected."))
+    again = moderated.sent_again("regenerate", ANOTHER).submitted("second")
+    done = again.answered(status_of("second", "done", cost_usd=Decimal("0.5"), duration=8)).stored(FILE)
+    first, second = done.attempts
+    assert (first.request["prompt"], first.cost_usd, first.outcome) == ("A cat", Decimal("0.3"), "moderated")
+    assert (second.request["prompt"], second.cost_usd, second.file) == ("A dog", Decimal("0.5"), FILE)
+    assert (done.request, done.failure, first.failure.type) == (second.request, None, "VideoModerated")
+
+
+def test_a_refused_regeneration_leaves_the_request_of_the_key():
+    refused = in_state("failed").sent_again("regenerate", ANOTHER).refused(REFUSAL)
+    assert (refused.state, refused.fingerprint) == ("failed", REQUEST.fingerprint)
+
+
+def test_a_refusal_that_comes_after_its_claim_was_given_up_is_noted():
+    receipt = claimed()
+    given_up = receipt.unknown(SubmissionUnknown("left behind"))
+    assert given_up.late_refusal(receipt.attempt.claim, REFUSAL).state == "refused"
+    again = given_up.sent_again("resubmit", REQUEST).submitted("second")
+    noted = again.late_refusal(receipt.attempt.claim, REFUSAL)
+    assert (noted.state, [attempt.outcome for attempt in noted.attempts]) == ("submitted", ["refused", "submitted"])
+
+
+@pytest.mark.parametrize("state", ["submitted", "done", "failed", "moderated"])
+def test_what_had_expired_may_still_be_there(state):
+    assert CHANGES[state](in_state("expired")).state == state
+
+
+def test_that_xai_did_not_know_a_request_is_noted_until_it_does():
+    missing = in_state("submitted").not_found(REFUSAL)
+    assert (missing.state, missing.is_not_found) == ("submitted", True)
+    assert "regenerate=True" in missing.next_step
+    assert Receipt.from_json(missing.to_json()) == missing
+    assert not missing.found_again().is_not_found
+    assert missing.answered(status()).failure is None
+
+
+def test_a_reply_that_was_not_understood_is_kept_with_its_trace_id():
+    lost = SubmissionUnknown("lost", trace_id="trace-1", answer='{"id": 7}')
+    unknown = Receipt.from_json(claimed().unknown(lost).to_json())
+    assert (unknown.attempt.trace_id, unknown.attempt.answer) == ("trace-1", '{"id": 7}')
+    assert unknown.submitted(ID).attempt.trace_id == "trace-1"

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from api_key import API_KEY
@@ -77,7 +78,7 @@ async def test_a_post_has_a_deadline_as_a_whole_and_its_late_reply_is_noted(stor
         return ACCEPTED
 
     with ScriptedServer([late]) as server:
-        with pytest.raises(SubmissionUnknown, match=r"no answer within 0\.2 s") as caught:
+        with pytest.raises(SubmissionUnknown, match=r"no response within 0\.2 s") as caught:
             await engine_for(server).start(REQUEST, "cat")
         assert caught.value.key == "cat"
         assert await state(store) == "unknown"
@@ -177,3 +178,80 @@ async def test_a_claim_without_room_in_the_budget_is_refused_and_sent_later(stor
         assert server.requests == []
         await engine_for(server).start(REQUEST, "cat")
     assert await state(store) == "submitted"
+
+
+async def test_runs_that_race_for_a_key_take_its_cost_once(engine_for):
+    permits = [Recorder() for _ in range(12)]
+    with ScriptedServer([ACCEPTED]) as server:
+        engines = [engine_for(server, permit=permit) for permit in permits]
+        await asyncio.gather(*(engine.start(REQUEST, "cat") for engine in engines))
+    assert sum(permit.asked.count("spend") for permit in permits) == 1
+
+
+class Standstill(Recorder):
+    """A permit during which the process stands still, as in a paused machine, until its claim is too old."""
+
+    async def spend(self, request):
+        if not self.asked.count("spend"):
+            time.sleep(0.5)
+        await super().spend(request)
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "time"])
+async def test_a_claim_that_stood_still_is_not_sent(store, engine_for, monkeypatch, clock):
+    monkeypatch.setattr(submission, "SEND_SECONDS", 0.3)
+    # One clock alone is enough to tell: the other one may have stood still, too.
+    stopped = {"monotonic": lambda: 0.0, "time": lambda: 0.0}
+    monkeypatch.setattr(submission, "time", SimpleNamespace(**stopped | {clock: getattr(time, clock)}))
+    with ScriptedServer([ACCEPTED]) as server:
+        receipt = await engine_for(server, permit=Standstill()).start(REQUEST, "cat")
+    assert [attempt.outcome for attempt in receipt.attempts] == ["refused", "submitted"]
+    assert "stood still" in receipt.attempts[0].failure.message
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("ended", ["hangs", "fails"])
+async def test_an_id_that_can_not_be_written_down_is_in_the_error_and_was_logged_before(
+    store, engine_for, monkeypatch, caplog, ended
+):
+    monkeypatch.setattr(submission, "NOTE_SECONDS", 0.2)
+    go_on, replace = asyncio.Event(), store.replace
+
+    async def stuck(held, receipt):
+        if receipt.request_id is None:
+            return await replace(held, receipt)
+        assert ID in caplog.text, "the id was not logged before it was written down"
+        if ended == "fails":
+            raise StorageError("The disk is gone.")
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await replace(held, receipt)
+
+    store.replace = stuck
+    with ScriptedServer([ACCEPTED]) as server:
+        with pytest.raises(StorageError, match="adopt its id") as caught:
+            await engine_for(server).start(REQUEST, "cat")
+        assert (caught.value.key, caught.value.request_id) == ("cat", ID)
+        go_on.set()
+        store.replace = replace
+        if ended == "hangs":
+            while await state(store) != "submitted":
+                await asyncio.sleep(0.01)
+    assert len(server.requests) == 1
+
+
+async def test_the_claim_is_sent_as_client_request_id_and_the_trace_id_is_kept(store, engine_for):
+    accepted = answer("200 OK", ACCEPTED.partition(b"\r\n\r\n")[2], "x-request-id: trace-7")
+    with ScriptedServer([accepted]) as server:
+        receipt = await engine_for(server).start(REQUEST, "cat")
+    assert f"x-client-request-id: {receipt.attempt.claim}" in server.requests[0].lower()
+    assert receipt.attempt.trace_id == "trace-7"
+
+
+async def test_a_reply_of_another_shape_is_kept_where_a_person_finds_it(store, engine_for):
+    reply = answer("200 OK", b'{"id":"3f7a6f0e"}', "x-request-id: trace-7")
+    with ScriptedServer([reply]) as server, pytest.raises(SubmissionUnknown, match="3f7a6f0e") as caught:
+        await engine_for(server).start(REQUEST, "cat")
+    assert caught.value.trace_id == "trace-7"
+    attempt = (await store.read("cat")).receipt.attempt
+    assert (attempt.answer, attempt.trace_id) == ('{"id":"3f7a6f0e"}', "trace-7")

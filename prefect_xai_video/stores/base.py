@@ -110,7 +110,7 @@ class VideoStore(ABC):
         """Give the path of a temporary file for a download, and remove it at the end."""
 
     @abstractmethod
-    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
         """Put a downloaded file in its place in one step, and look whether it is there.
 
         Args:
@@ -122,6 +122,14 @@ class VideoStore(ABC):
             Overtaken: If somebody has written another receipt since.
             StorageError: If it can't be written, or is not what was written.
         """
+
+    async def holds_video(self, key: str, file: StoredFile) -> bool:
+        """Whether the very content of a file is in its place."""
+        return await self.has_video(key, file)
+
+    async def set_aside(self, key: str) -> str | None:
+        """Move whatever lies in the place of a video to another name beside it, and return its URI."""
+        return None
 
     @abstractmethod
     async def has_video(self, key: str, file: StoredFile) -> bool:

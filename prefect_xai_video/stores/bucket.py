@@ -101,7 +101,7 @@ class S3Store(VideoStore):
             yield Path(directory) / "video.mp4"
 
     @override
-    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
         key = held.receipt.key
         # S3 can't put a video on the condition that its receipt is unchanged. So it is looked at just before.
         head = await self._call(lambda client: self._head(client, f"{key}.json"))
@@ -115,13 +115,14 @@ class S3Store(VideoStore):
                 ExtraArgs={"ContentType": file.content_type, "Metadata": metadata},
             )
         await self.check_video(key, file)
+        return file
 
     @override
     async def has_video(self, key: str, file: StoredFile) -> bool:
         head = await self._call(lambda client: self._head(client, f"{key}.mp4"))
-        return (
-            head is not None and head["ContentLength"] == file.size and head["Metadata"].get("sha256") == file.sha256
-        )
+        if head is None or head["ContentLength"] != file.size:
+            return False
+        return head["Metadata"].get("sha256", file.sha256) == file.sha256
 
     @override
     async def check_video(self, key: str, file: StoredFile) -> None:

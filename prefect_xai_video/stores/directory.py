@@ -77,9 +77,10 @@ class LocalStore(VideoStore):
             part.unlink(missing_ok=True)
 
     @override
-    async def put_video(self, held: Held, path: Path, file: StoredFile) -> None:
+    async def put_video(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
         await asyncio.to_thread(self._put, held, path)
         await self.check_video(held.receipt.key, file)
+        return file
 
     @override
     async def has_video(self, key: str, file: StoredFile) -> bool:
