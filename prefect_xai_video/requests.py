@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from typing_extensions import override
 
 from prefect_xai_video.capabilities import (
@@ -39,6 +40,9 @@ INLINE_TYPES: Mapping[InputKind, tuple[str, ...]] = {
     "image": ("image/png", "image/jpeg", "image/webp"),
     "video": ("video/mp4",),
 }
+_MAX_DATA_HEADER = 100
+"""Characters of a `data:` URL before its comma, and more."""
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SIGNATURES = (
     ("", re.compile(r"^x-(amz|goog|oss|cos)-", re.IGNORECASE)),
@@ -49,6 +53,19 @@ _SIGNATURES = (
     ("sig", re.compile(r"^(s[vretpi]|sig|spr|skoid|sktid|skt|ske|sks|skv)$", re.IGNORECASE)),
 )
 """Parameters of a signed URL that change with each signature; short names count only beside the one named first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedInput:
+    """An input as the service can fetch it.
+
+    Attributes:
+        url: URL for the wire.
+        identity: What stands for it in receipts and fingerprints; None if its URL tells.
+    """
+
+    url: str
+    identity: str | None = None
 
 
 class VideoRequest(BaseModel):
@@ -71,6 +88,9 @@ class VideoRequest(BaseModel):
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
     user: str | None = None
 
+    _identities: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    """By URL for the wire: what identifies an input whose URL does not."""
+
     @field_validator("prompt", "model", "user", "image_url", "video_url", mode="after", check_fields=False)
     @classmethod
     def _writable(cls, text: str | None) -> str | None:
@@ -87,24 +107,42 @@ class VideoRequest(BaseModel):
         output = {} if upload_url is None else {"output": {"upload_url": wire_url(upload_url, "upload_url")}}
         return self._body(wire_url) | output
 
+    def resolved(self, inputs: Mapping[str, ResolvedInput]) -> Self:
+        """Replace inputs by URLs for the wire, and keep what identifies them.
+
+        Args:
+            inputs: The inputs, by field.
+        """
+        request = self.model_copy(update={field: resolved.url for field, resolved in inputs.items()})
+        request._identities = {each.url: each.identity for each in inputs.values() if each.identity is not None}
+        return request
+
     def record(self) -> dict[str, Any]:
         """Write the body for receipts: inline data as its digest, URLs without their signatures."""
-        return self._body(identity_of)
+        return self._body(lambda url: self._identities.get(url) or identity_of(url))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of endpoint and body, with inputs by digest: equal for equal requests, whoever signs."""
-        canonical = json.dumps([self.endpoint, self.record()], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """SHA-256 of endpoint and body, with inputs by what identifies them: equal for equal requests."""
+        return self._fingerprint_of(self.record())
 
     def has_fingerprint(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is that of this request, as this version or an earlier one computes it."""
-        return fingerprint == self.fingerprint
+        """Whether a fingerprint is that of this request, as this version or an earlier one computed it.
+
+        Earlier, an `s3://` input was identified by the host and path of its signed URL.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        return bool(self._identities) and fingerprint == self._fingerprint_of(self._body(identity_of))
 
     @property
     def estimated_cost_usd(self) -> Decimal | None:
         """What it will cost by the price table in USD; None where the table can't say."""
         return None
+
+    def _fingerprint_of(self, record: Mapping[str, Any]) -> str:
+        canonical = json.dumps([self.endpoint, record], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
     def _body(self, url: Callable[[str], str]) -> dict[str, Any]:
         raise NotImplementedError
@@ -312,20 +350,32 @@ def _split(url: str, field: str) -> SplitResult:
         raise InvalidRequest(f"{field}: {error}; allowed: an https:// URL.") from None
 
 
-def decode_inline(field: str, kind: InputKind, url: str) -> bytes:
+def decode_inline(field: str, kind: InputKind, url: str, limit: int) -> bytes:
     """Decode a `data:` URL.
+
+    Args:
+        field: Its field in the request.
+        kind: What it must hold.
+        url: The URL.
+        limit: Most bytes that it may hold; a longer one is not decoded.
 
     Raises:
         InvalidRequest: If its type is not one that the service takes for this kind of input, or if it is
-            empty or no base64.
+            empty, too long or no base64.
     """
-    header, comma, payload = url.partition(",")
+    start = url[: _MAX_DATA_HEADER + 1]
+    header, comma, _ = start.partition(",")
     allowed = [f"data:{content_type};base64" for content_type in INLINE_TYPES[kind]]
     if not comma or header not in allowed:
         raise InvalidRequest(f"{field}: {_shown(header)} is not allowed; allowed: {', '.join(allowed)}.")
+    if len(url) - len(header) - 1 > 4 * -(-limit // 3):
+        raise InvalidRequest(
+            f"{field}: the data: URL of {len(url)} characters is not allowed; allowed: at most {limit} bytes of "
+            f"content. Use an https:// or s3:// URL."
+        )
     try:
-        content = base64.b64decode(payload, validate=True)
-    except binascii.Error:
+        content = base64.b64decode(url[len(header) + 1 :], validate=True)
+    except (binascii.Error, ValueError):
         content = b""
     if not content:
         raise InvalidRequest(f"{field}: the data: URL holds no base64 content; allowed: {' or '.join(allowed)}.")

@@ -25,6 +25,7 @@ WITHOUT_PREFECT = (
     "polling",
     "presigning",
     "previews",
+    "reading",
     "receipts",
     "receipt_format",
     "redaction",
@@ -35,7 +36,7 @@ WITHOUT_PREFECT = (
     "submission",
 )
 ORDER = [
-    {"capabilities", "markdown", "previews", "receipt_format", "redaction", "replies"},
+    {"capabilities", "markdown", "previews", "reading", "receipt_format", "redaction", "replies"},
     {"errors"},
     {"failures", "polling", "presigning", "responses", "synchronous"},
     {"requests"},
@@ -47,7 +48,7 @@ ORDER = [
     {"generation"},
     {"settings"},
     {"credentials", "keys", "assets", "events", "prefect_api"},
-    {"hooks", "limits"},
+    {"deployed", "hooks", "limits"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},
     {"flows", "jobs"},

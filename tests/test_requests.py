@@ -1,10 +1,11 @@
+import base64
 import json
 from decimal import Decimal
 
 import pytest
 
 from prefect_xai_video.errors import InvalidRequest
-from prefect_xai_video.requests import build_request, check_limits
+from prefect_xai_video.requests import ResolvedInput, build_request, check_limits
 
 IMAGE = "https://example.com/cat.png"
 VIDEO = "https://example.com/cat.mp4"
@@ -188,3 +189,42 @@ def test_a_body_never_carries_what_the_service_can_not_fetch(url):
 def test_plain_http_is_for_this_machine_only():
     url = "http://127.0.0.1:9000/bucket/cat.png"
     assert build_request("A cat", image_url=url).body()["image"]["url"] == url
+
+
+PNG_CONTENT = b"\x89PNG\r\n\x1a\n" + bytes(40)
+MP4_CONTENT = b"\x00\x00\x00\x18ftypmp42" + bytes(40)
+PNG = f"data:image/png;base64,{base64.b64encode(PNG_CONTENT).decode()}"
+MP4 = f"data:video/mp4;base64,{base64.b64encode(MP4_CONTENT).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fingerprint"),
+    [
+        (
+            {"duration": 6, "aspect_ratio": "9:16", "resolution": "720p", "user": "u-1"},
+            "3ef0bb35769fbd74ee2c6ee8a8fd6987c2a0c9849d54541134e81ffae4eff620",
+        ),
+        ({"prompt": "Kätzchen"}, "daeb72e0a947470cf1bf059e37f6ee5e349882704bf04e2d04f0bc6b2d80e235"),
+        ({"prompt": "", "image_url": IMAGE}, "6193414243e5f0f437d4cd0f4fe06a445eaacb206417fbc35a8e1379e744d47e"),
+        (
+            {"image_url": f"{IMAGE}?token=1&X-Amz-Signature=abc"},
+            "2d2f9177d93b66fb8692c189886fecffd680a026465f49988b74d67059cd5d9e",
+        ),
+        ({"image_url": PNG}, "d899e40c44b872d2ef6a90dcba575ba6102b83db78b7710e578d955f28b39f5b"),
+        ({"video_url": MP4}, "da1857831640fc181a61d40a36eac266bb442abf789c0cc199303360893968f8"),
+        (
+            {"video_url": "https://user:pw@example.com/cat.mp4?sv=1&sig=2&a=3"},
+            "f03f8bc5f68a6754b82abc4204f53b8907c0f6981f13b841a8abbe5ae074f2ca",
+        ),
+    ],
+)
+def test_the_fingerprints_in_old_receipts_stay_valid(parameters, fingerprint):
+    assert build_request(**{"prompt": "A cat"} | parameters).fingerprint == fingerprint
+
+
+def test_the_fingerprint_of_an_s3_input_in_an_old_receipt_stays_valid():
+    signed = "https://videos.s3.eu-central-1.amazonaws.com/inputs/a%20cat.png?X-Amz-Expires=21600&X-Amz-Signature=0b"
+    asked = build_request("A cat", image_url="s3://videos/inputs/a cat.png")
+    request = asked.resolved({"image_url": ResolvedInput(signed, "s3://videos/inputs/a cat.png#etag=1")})
+    assert request.has_fingerprint("5cfb1e80f5c1c0a973e4440419255e07ccb0d40b0c7794778af18f5664b1916a")
+    assert request.fingerprint != "5cfb1e80f5c1c0a973e4440419255e07ccb0d40b0c7794778af18f5664b1916a"
