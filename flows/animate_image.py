@@ -19,6 +19,7 @@ from prefect_aws import AwsCredentials, S3Bucket
 from pydantic import Field
 
 from prefect_xai_video import Video, agenerate_video
+from prefect_xai_video.deployed import readable_places
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.forms import MAY_STAY_EMPTY, CredentialsBlock, Prompt, drawn
 
@@ -48,7 +49,7 @@ async def animate_image(
     """Animate an image in S3, and put the clip beside it.
 
     Args:
-        bucket: Bucket of the image.
+        bucket: Bucket of the image. In a deployment, that of the block, or one in the setting INPUT_ROOTS.
         object_key: Name of the image in the bucket.
         prompt: What should happen.
         duration: Seconds, 1-15.
@@ -59,6 +60,8 @@ async def animate_image(
     # The clip and its receipt arrive in the bucket, too. They are no images, so nothing begins again.
     if not object_key.lower().endswith(IMAGES):
         return Completed(name="Skipped", message=f"{object_key} is not an image: {', '.join(IMAGES)}.")
+    if bucket_block is None:
+        await check_readable(bucket, object_key)
     # A block goes on to a subflow only if it is saved: of any other, Prefect would store the fields in clear.
     storage = bucket_block or S3Bucket(bucket_name=bucket, credentials=AwsCredentials())
     if (storage.bucket_name, storage.bucket_folder) != (bucket, ""):
@@ -78,6 +81,16 @@ async def animate_image(
     if video.key != key:
         raise RuntimeError(f"Prefect returned the result of another call: the video {video.key}.")
     return video
+
+
+async def check_readable(bucket: str, object_key: str) -> None:
+    """Check that whoever may start a deployment may name this bucket: the worker may be able to read many more."""
+    readable = await readable_places()
+    if readable is not None and not readable.has_object(bucket, object_key):
+        raise InvalidRequest(
+            f"bucket: {bucket!r} is not allowed; allowed: that of a bucket_block, or an image in {readable}. "
+            f"{readable.hint}"
+        )
 
 
 def key_beside(storage: S3Bucket, object_key: str) -> str:

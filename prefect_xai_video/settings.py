@@ -1,11 +1,13 @@
 """Settings of this package: PREFECT_INTEGRATIONS_XAI_VIDEO_*."""
 
+import json
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import NoDecode
 
 from prefect_xai_video.download import MAX_DOWNLOAD_BYTES
 from prefect_xai_video.errors import InvalidRequest
@@ -17,6 +19,15 @@ PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
 
 def _default_home() -> Path:
     return get_current_settings().home / "xai-video"
+
+
+def _as_list(value: object) -> object:
+    """Read a list that is written as one text: separated by commas, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class XaiVideoSettings(PrefectBaseSettings):
@@ -31,6 +42,11 @@ class XaiVideoSettings(PrefectBaseSettings):
     home: Path = Field(
         default_factory=_default_home,
         description="Directory for videos and receipts where no storage is given; xai-video in Prefect's home.",
+    )
+    input_roots: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
+        default=(),
+        description="What runs of deployments may read as inputs, beside the storage's own directory or bucket and "
+        "HOME: absolute directories and s3:// prefixes, separated by commas.",
     )
     first_poll_seconds: float = Field(
         default=18, ge=0, description="Seconds between a submission and the first look."
@@ -64,6 +80,15 @@ class XaiVideoSettings(PrefectBaseSettings):
         gt=0,
         description="Largest video that is downloaded, in bytes; 512 MiB.",
     )
+
+    @field_validator("input_roots")
+    @classmethod
+    def _are_places(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            in_bucket, bucket = root.startswith("s3://"), root.removeprefix("s3://").partition("/")[0]
+            if not (bucket if in_bucket else Path(root).is_absolute()):
+                raise ValueError(f"{root!r} is not allowed; allowed: absolute directories and s3:// prefixes")
+        return roots
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -26,6 +26,7 @@ from prefect_xai_video.artifacts import ProgressArtifact, publish_failure, publi
 from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.deployed import readable_places
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 from prefect_xai_video.events import emit_change
 from prefect_xai_video.failures import log_without_tracebacks
@@ -166,7 +167,9 @@ async def astart_video(
     begun = datetime.now(UTC)
     receipt = None
     async with _generation(credentials, storage) as generation:
-        request = await resolve_inputs(request, generation.store.s3_credentials)
+        if request.inputs:
+            readable = await readable_places([generation.store.input_root])
+            request = await resolve_inputs(request, generation.store.s3_credentials, readable)
         key = derive_key(request) if key is None else key
         try:
             receipt = await generation.start(

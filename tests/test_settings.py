@@ -43,3 +43,23 @@ def test_a_bad_one_is_one_sentence_that_names_it(monkeypatch, name, value):
     with pytest.raises(InvalidRequest, match=name) as caught:
         XaiVideoSettings.current()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "roots"),
+    [
+        ("", ()),
+        ("/data/inputs, s3://inputs/videos", ("/data/inputs", "s3://inputs/videos")),
+        ('["/data/a, b"]', ("/data/a, b",)),
+    ],
+)
+def test_places_for_inputs_are_a_list(monkeypatch, value, roots):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS", value)
+    assert XaiVideoSettings.current().input_roots == roots
+
+
+@pytest.mark.parametrize("value", ["inputs", "~/inputs", "s3://", "s3:///inputs", "https://example.com", "[1"])
+def test_a_place_for_inputs_that_is_none_is_refused_by_name(monkeypatch, value):
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS", value)
+    with pytest.raises(InvalidRequest, match="PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS"):
+        XaiVideoSettings.current()

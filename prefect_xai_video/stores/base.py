@@ -71,6 +71,11 @@ class VideoStore(ABC):
     s3_credentials: "AwsCredentials | MinIOCredentials | None" = None
     """Credentials of the store's bucket, with which `s3://` inputs are read too."""
 
+    @property
+    @abstractmethod
+    def input_root(self) -> str:
+        """Where all that may be an input of its videos lies: the directory, or `s3://` with the whole bucket."""
+
     @abstractmethod
     async def read(self, key: str) -> Held | None:
         """Read a receipt; None if there is none.

@@ -63,6 +63,11 @@ class S3Store(VideoStore):
         self.bucket = bucket
         self.s3_credentials = bucket.credentials
 
+    @property
+    @override
+    def input_root(self) -> str:
+        return f"s3://{self.bucket.bucket_name}"
+
     @override
     def uri(self, name: str) -> str:
         return f"s3://{self.bucket.bucket_name}/{self._object_key(name)}"

@@ -38,6 +38,11 @@ class LocalStore(VideoStore):
         except (OSError, RuntimeError) as error:
             raise StorageError(f"The directory {str(root)!r} can't be used: {error}.") from None
 
+    @property
+    @override
+    def input_root(self) -> str:
+        return str(self.root)
+
     @override
     def uri(self, name: str) -> str:
         return self._path(name).as_uri()

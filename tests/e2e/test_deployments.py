@@ -47,6 +47,10 @@ pytestmark = pytest.mark.timeout(600)
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 POOL = "xai-video-process"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
+    "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
 GENERATE = "generate-video/process"
 PREFECT_FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
 DEPLOYMENTS = {
@@ -386,6 +390,42 @@ def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker
     has_said(run.id, f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}")
     assert run.state.is_cancelled()
     assert state_of("by/nobody-waits", s3) == "submitted"
+
+
+def test_a_deployment_reads_images_of_its_own_bucket_and_no_file_of_the_worker(worker, s3):
+    s3.create_bucket(Bucket="payroll")
+    for bucket in ("deployed", "payroll"):
+        s3.put_object(Bucket=bucket, Key="inputs/cat.png", Body=PNG)
+    images = {
+        "inputs/moving": "s3://deployed/inputs/cat.png",
+        "inputs/of-others": "s3://payroll/inputs/cat.png",
+        "inputs/of-worker": str(ROOT / "docs" / "images" / "form-v2.png"),
+        "inputs/missing": "/missing.png",
+    }
+    with get_client(sync_client=True) as prefect:
+        deployment = prefect.read_deployment_by_name(GENERATE)
+        runs = {}
+        for key, image in images.items():
+            parameters = {"prompt": "A cat", "duration": 1, "key": key, "image_url": image}
+            run = prefect.create_flow_run_from_deployment(
+                deployment.id, parameters=deployment.parameters | parameters
+            )
+            runs[key] = run.id
+        wait_until(lambda: all(map(has_ended, runs.values())))
+        states = {key: prefect.read_flow_run(run).state for key, run in runs.items()}
+
+    assert states.pop("inputs/moving").is_completed()
+    assert all(state.is_failed() for state in states.values())
+    said = {state.message.replace(images[key], "IMAGE").replace(key, "KEY") for key, state in states.items()}
+    assert len(said) == 1, said
+    sentence = said.pop()
+    assert "image_url: 'IMAGE' can't be used; allowed: a PNG, JPEG or WebP image in" in sentence
+    assert "s3://deployed/, or at an https: or data: URL" in sentence
+    assert {key for key in objects(s3) if key.startswith("inputs/")} == {
+        "inputs/cat.png",
+        "inputs/moving.json",
+        "inputs/moving.mp4",
+    }
 
 
 def test_deployment_from_python_has_the_blocks_and_a_schedule_that_is_off(first, monkeypatch):

@@ -84,6 +84,7 @@ def runner_process(home, server, emulator, s3_url):
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS": "0.3",
         "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(home / "videos"),
+        "PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS": "s3://videos/incoming",
     }
     with (home / "runner.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=FLOWS, env=env, stdout=log, stderr=log)
@@ -233,6 +234,19 @@ class TestAnimateImage:
         assert submissions() == 1
         found = s3.list_objects_v2(Bucket="videos", Prefix="incoming/")["Contents"]
         assert [Path(entry["Key"]).suffix for entry in found] == [".png", ".json", ".mp4"]
+
+    async def test_whoever_starts_a_deployment_can_not_name_any_bucket(self, runner, client, s3, submissions):
+        s3.put_object(Bucket="videos", Key="hr/cat.png", Body=PNG)
+        deployment = client.read_deployment_by_name("animate-image/test")
+        parameters = {"bucket": "videos", "object_key": "hr/cat.png"}
+        run_id = client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+        def ended():
+            state = client.read_flow_run(run_id).state
+            return state.is_final() and state
+
+        assert "bucket: 'videos' is not allowed" in until(ended).message
+        assert submissions() == 0
 
     async def test_a_block_of_another_bucket_is_refused(self, bucket, submissions):
         with pytest.raises(InvalidRequest, match="bucket_block"):
