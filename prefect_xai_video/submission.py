@@ -201,7 +201,7 @@ class Submission:
             return held
         check_owner(held.receipt, await account_of(self.client, with_team=False))
         held = await self.journal.find_delivery(held)
-        if not ask:
+        if not (ask and self._is_asked_for(held.receipt)):
             return held
         return await Inquiry(self.client, self.journal).reconsider(held, give_up=self._gives_up(held.receipt))
 
@@ -256,7 +256,7 @@ class Submission:
         return receipt.fingerprint is None or self.request.has_fingerprint(receipt.fingerprint)
 
     def _gives_up(self, receipt: Receipt) -> bool:
-        return self.regenerate and self._is_asked_for(receipt) and self._may_still(receipt, "regenerate")
+        return self.regenerate and self._may_still(receipt, "regenerate")
 
     def _may_still(self, receipt: Receipt, reason: Reason) -> bool:
         """Whether this flow run has not yet paid for a new attempt: its retries must not pay again and again."""

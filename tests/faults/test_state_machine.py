@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from scripted import mp4
 from stepwise import DEAD, Caller
 
-from prefect_xai_video import Retries, Timeouts, generation, journal, submission
+from prefect_xai_video import Retries, Timeouts, generation, inquiry, journal, submission
 from prefect_xai_video.client import Accepted
 from prefect_xai_video.download import Download
 from prefect_xai_video.errors import (
@@ -41,7 +41,7 @@ from prefect_xai_video.errors import (
 )
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.receipts import ENDED_BADLY, LEGAL, IllegalTransition, Receipt, StoredFile
+from prefect_xai_video.receipts import ENDED_BADLY, LEGAL, Attempt, IllegalTransition, Receipt, StoredFile
 from prefect_xai_video.requests import build_request
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import LocalStore
@@ -61,7 +61,7 @@ WRITE = [
     "reply lost, unreadable",
 ]
 KILLED = ["killed before", "killed after"]
-SUBMIT = ["accepted", "cut after", "cut before", "429", "400", "503", "500", "unreadable", "a defect"]
+SUBMIT = ["accepted", "cut after", "cut before", "429", "400", "503", "500", "unreadable", "stood still", "a defect"]
 GET = [
     "done",
     "signed",
@@ -96,8 +96,9 @@ WELL = {
     "look": "too late",
 }
 MEANWHILE = {
-    "not its own": mock.patch.multiple(generation, FRESH_SECONDS=-1),
-    "aged": mock.patch.multiple(generation, FRESH_SECONDS=-1, AGED_SECONDS=-1),
+    "not its own": mock.patch.multiple(inquiry, FRESH_SECONDS=-1),
+    "aged": mock.patch.multiple(inquiry, FRESH_SECONDS=-1, AGED_SECONDS=-1),
+    "stood still": mock.patch.multiple(submission, SEND_SECONDS=-1),
     "too late": mock.patch.multiple(generation, UPLOAD_SECONDS=-1),
 }
 """What time it is while a point ends."""
@@ -184,7 +185,7 @@ class Store(LocalStore):
 
     async def put_video(self, held, path, file):
         with self._write(await self.caller.astop("put")):
-            await super().put_video(held, path, file)
+            return await super().put_video(held, path, file)
 
     def _place(self, claim: str) -> Path:
         return self.root / delivery_name(KEY, claim)
@@ -221,13 +222,21 @@ class Client:
 
     retries = Retries(attempts=2, first_wait=0, longest_wait=0)
     timeouts = Timeouts()
+    base_url = "https://api.x.ai/v1"
+    identity = "one account"
 
     def __init__(self, world: "World", caller: Caller) -> None:
         self.world, self.caller = world, caller
 
-    def submit(self, request, upload_url=None, **_):
+    async def me(self):
+        return {"team_id": "ours"}
+
+    def submit(self, request, upload_url=None, *, client_request_id, before_send):
         post = self.world.posted(self.caller, upload_url)
         how = self.caller.stop("submit")
+        if how == "stood still":
+            post.refused = True
+        before_send()
         post.accepted = how in {"accepted", "cut after", "unreadable", "killed after"}
         match how:
             case "accepted":
@@ -538,6 +547,8 @@ def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
         return "a stored file was lost"
     if after.state in LEGAL[before.state] - {before.state} or before.state == after.state == "done":
         return None
+    if is_told_of_a_missing_request(before, after) or is_late_refusal(before, after):
+        return None
     ended = next(attempt.outcome for attempt in after.attempts if attempt.claim == before.attempt.claim)
     nothing = {"refused", "unknown", *ENDED_BADLY}
     earlier = after.attempt.claim in old - {before.attempt.claim}
@@ -551,6 +562,25 @@ def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
     may_be_adopted = "sending" in LEGAL[before.state] and after.attempt.claim not in old
     adopted = may_be_adopted and after.state == "submitted" and after.attempt.reason == "adopted"
     return None if late_reply or delivered or adopted else "an illegal transition"
+
+
+def is_told_of_a_missing_request(before: Receipt, after: Receipt) -> bool:
+    """Whether all that has changed is whether xAI knew the open request in the last poll."""
+    if before.state != "submitted" or after.state != "submitted":
+        return False
+    told = [receipt.model_copy(update={"attempts": _without_failure(receipt)}) for receipt in (before, after)]
+    return told[0] == told[1]
+
+
+def _without_failure(receipt: Receipt) -> tuple[Attempt, ...]:
+    return tuple(attempt.model_copy(update={"failure": None}) for attempt in receipt.attempts)
+
+
+def is_late_refusal(before: Receipt, after: Receipt) -> bool:
+    """Whether all that has changed is that an attempt of unknown outcome was surely refused."""
+    pairs = list(zip(before.attempts, after.attempts, strict=False))
+    changed = [(old.outcome, new.outcome) for old, new in pairs if old != new]
+    return len(before.attempts) == len(after.attempts) and changed == [("unknown", "refused")]
 
 
 def ids_of(receipt: Receipt) -> set[str]:
@@ -569,7 +599,9 @@ def problem_of_claim(caller: Caller, before: Receipt | None, after: Receipt) -> 
         return "what has ended is paid for again, and nobody said so"
     if before.state == "refused" and reason == "first" and before.maybe_paid:
         return "what may have been accepted is sent again as if it was refused"
-    if before.state in {"refused", "unknown"} and any(a.outcome in LIVE and a.request_id for a in attempts):
+    if before.state in {"refused", "unknown"} and any(
+        a.outcome in LIVE and a.request_id and a.fingerprint == after.fingerprint for a in attempts
+    ):
         return "sent again, though the receipt knows a request that was accepted"
     same = before.fingerprint in {None, after.fingerprint}
     if not same and before.maybe_paid and not (caller.regenerate and before.state in ENDED_BADLY):
