@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from prefect_xai_video import XaiVideoClient, agenerate_video, journal
+from prefect_xai_video import XaiVideoClient, agenerate_video, journal, submission
 from prefect_xai_video.download import PartialDownload
-from prefect_xai_video.generation import Generation
 from prefect_xai_video.journal import Journal
+from prefect_xai_video.saving import Saving
 
 __all__ = ["agenerate_video", "arm"]
 
@@ -61,6 +61,12 @@ def after(owner, name):
     setattr(owner, name, paused)
 
 
+def standing_still():
+    """The key is claimed, and nothing is sent until the claim is too old for that."""
+    submission.SEND_SECONDS = 0.9
+    before(XaiVideoClient, "submit")
+
+
 def while_posting():
     """The whole request is sent, and nothing of its reply is read."""
     stream = httpx.Client.stream
@@ -103,13 +109,13 @@ def while_uploading():
 
 POINTS = {
     "unclaimed": lambda: before(Journal, "create"),
-    "claimed": lambda: before(XaiVideoClient, "submit"),
+    "claimed": standing_still,
     "posting": while_posting,
     "answered": lambda: after(XaiVideoClient, "submit"),
     "waiting": lambda: before(XaiVideoClient, "get"),
     "downloading": while_downloading,
     "uploading": while_uploading,
-    "saved": lambda: before(Generation, "_note_stored"),
+    "saved": lambda: before(Saving, "_note_stored"),
 }
 
 arm()

@@ -92,18 +92,30 @@ async def test_two_requests_for_one_key_are_one_video_and_one_conflict(together,
 
 
 @pytest.mark.parametrize("steps", ["start", "all"])
-@pytest.mark.parametrize("point", ["claimed", "answered"])
 async def test_a_slow_claimant_whose_claim_was_taken_over_takes_the_others_video(
-    taken_over, accepted, receipt, point, steps
+    taken_over, accepted, receipt, steps
 ):
-    video, other = taken_over(point, on_unknown="resubmit", steps=steps)
+    video, other = taken_over("answered", on_unknown="resubmit", steps=steps)
     found = await receipt()
     assert found.state == "stored"
     assert [attempt.reason for attempt in found.attempts] == ["first", "resubmit"]
-    # Each attempt has its own request id, in whatever order xAI was asked.
     ids = [attempt.request_id for attempt in found.attempts]
-    assert ids == (accepted() if point == "answered" else accepted()[::-1])
+    assert ids == accepted()
     assert video["request_id"] == ids[1]
+    assert other in (None, video)
+
+
+@pytest.mark.parametrize("steps", ["start", "all"])
+async def test_a_claimant_that_stood_still_does_not_send_what_was_sent_again_meanwhile(
+    taken_over, accepted, receipt, steps
+):
+    video, other = taken_over("claimed", on_unknown="resubmit", steps=steps)
+    found = await receipt()
+    assert [(attempt.reason, attempt.outcome) for attempt in found.attempts] == [
+        ("first", "refused"),
+        ("resubmit", "stored"),
+    ]
+    assert [video["request_id"]] == accepted()
     assert other in (None, video)
 
 
