@@ -23,7 +23,7 @@ from prefect_xai_video.capabilities import MAX_PROMPT_CHARACTERS, dollars
 from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.markdown import code, cut, details, escaped, paragraph, table
 from prefect_xai_video.previews import preview
-from prefect_xai_video.receipts import NEXT_STEP, Receipt, Video
+from prefect_xai_video.receipts import NEXT_STEP, NOT_FOUND_STEP, Receipt, Video
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.stores import Storage, VideoStore, open_store
@@ -211,7 +211,7 @@ def video_markdown(receipt: Receipt, video: Video, picture: bytes | None = None,
 def failure_description(error: XaiVideoError, receipt: Receipt | None = None) -> str:
     """One line on a failure, in Markdown, for the list of artifacts."""
     key = f" · key `{error.key}`" if error.key and "`" not in error.key else ""
-    return f"{_telling(error).title} · cost: {_cost(error, receipt)[0]}{key}"
+    return f"{_telling(error, receipt).title} · cost: {_cost(error, receipt)[0]}{key}"
 
 
 def failure_markdown(error: XaiVideoError, receipt: Receipt | None = None) -> str:
@@ -221,7 +221,7 @@ def failure_markdown(error: XaiVideoError, receipt: Receipt | None = None) -> st
         error: What happened.
         receipt: The receipt of the key, if there is one.
     """
-    telling, cost = _telling(error), _cost(error, receipt)
+    telling, cost = _telling(error, receipt), _cost(error, receipt)
     rows = [
         ("Key", code(error.key) if error.key else None),
         ("Request id", code(error.request_id) if error.request_id else None),
@@ -355,10 +355,13 @@ _TELLINGS: dict[type[XaiVideoError], _Telling] = {
     errors.VideoTimeout: _Telling("The video was not ready in time", f"{NEXT_STEP['submitted']}."),
     errors.DownloadError: _Telling("The finished video could not be fetched", f"{NEXT_STEP['done']}."),
 }
+_NOT_FOUND = _Telling("xAI does not know the request", f"{NOT_FOUND_STEP}.")
 _SOMETHING = _Telling("There is no video", f"mend what is named above, then {_AGAIN}")
 
 
-def _telling(error: XaiVideoError) -> _Telling:
+def _telling(error: XaiVideoError, receipt: Receipt | None) -> _Telling:
+    if isinstance(error, errors.RequestRejected) and receipt is not None and receipt.is_not_found:
+        return _NOT_FOUND
     kinds = (kind for kind in type(error).__mro__ if kind in _TELLINGS)
     return _TELLINGS.get(next(kinds, XaiVideoError), _SOMETHING)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from prefect.events import emit_event
 from pydantic import JsonValue
 
-from prefect_xai_video.receipts import NEXT_STEP, Receipt, ReceiptState
+from prefect_xai_video.receipts import Receipt, ReceiptState
 
 EVENT_OF: Mapping[ReceiptState, str] = {
     "submitted": "xai-video.submitted",
@@ -63,5 +63,5 @@ def payload_of(receipt: Receipt, receipt_uri: str) -> dict[str, JsonValue]:
         "sha256": file.sha256 if file else None,
         "size": file.size if file else None,
         "message": failure.message if failure else None,
-        "next_step": NEXT_STEP[receipt.state],
+        "next_step": receipt.next_step,
     }

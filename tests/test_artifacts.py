@@ -159,6 +159,14 @@ def kinds(kind=errors.XaiVideoError):
     return [kind, *(below for child in kind.__subclasses__() for below in kinds(child))]
 
 
+def test_a_request_that_xai_does_not_know_is_told_with_the_way_on():
+    error = errors.RequestRejected("xAI does not know this request id", key="cats/one", http_status=404)
+    markdown = failure_markdown(error, SENT.submitted("aged").not_found(error))
+    assert markdown.startswith("## xAI does not know the request")
+    assert "regenerate=True gives it up" in markdown
+    assert not failure_markdown(error).startswith("## xAI does not know the request")
+
+
 def test_every_error_is_told():
     grouping = {errors.XaiVideoError, errors.ApiError, errors.GenerationError}
     own = {kind for kind in kinds() if kind.__module__ == errors.__name__} - grouping
