@@ -213,8 +213,7 @@ class Generation:
             deadline = time.monotonic() + timeout
             if held.receipt.state == "unknown" and held.receipt.undelivered:
                 held = await self._watch(held, deadline)
-            with with_request_id(held.receipt.request_id, held.receipt):
-                held = await self._inquiry.reconsider(held, give_up=False)
+            held = await self._inquiry.reconsider(held, give_up=False)
             # After a bad end, an earlier request that was accepted after all is the current one again.
             while held.receipt.state == "submitted":
                 held = await self._wait_for_status(held, deadline, timeout)

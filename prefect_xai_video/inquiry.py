@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from prefect_xai_video.accounts import account_of, check_owner, is_same
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.errors import RequestRejected
-from prefect_xai_video.journal import Journal
+from prefect_xai_video.journal import Journal, with_request_id
 from prefect_xai_video.receipts import Receipt
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import Held
@@ -107,21 +107,23 @@ class Inquiry:
         Raises:
             ApiError: If xAI can't be asked.
         """
-        expired = held.receipt.state == "expired"
-        if not expired and not (give_up and held.receipt.is_not_found):
+        if held.receipt.state != "expired" and not (give_up and held.receipt.is_not_found):
             return held
-        try:
-            return await self.ask(held)
-        except RequestRejected as error:
-            if error.http_status != 404:
-                raise
-            gone = VideoStatus(
-                request_id=held.receipt.request_id or "",
-                state="expired",
-                code=error.code,
-                message="it did not know the request id, and the request was given up",
-            )
-            return held if expired else await self.note(await self.journal.read(held.receipt.key), gone)
+        with with_request_id(held.receipt.request_id, held.receipt):
+            try:
+                return await self.ask(held)
+            except RequestRejected as error:
+                if error.http_status != 404:
+                    raise
+                return held if held.receipt.state == "expired" else await self._given_up(held.receipt)
+
+    async def _given_up(self, receipt: Receipt) -> Held:
+        gone = VideoStatus(
+            request_id=receipt.request_id or "",
+            state="expired",
+            message="it did not know the request id, and the request was given up",
+        )
+        return await self.note(await self.journal.read(receipt.key), gone)
 
 
 def age_of(receipt: Receipt, now: datetime | None = None) -> float:

@@ -160,7 +160,7 @@ class Attempt(_Frozen):
         request: The body that was sent, inputs by digest or without signatures; empty if it is not known.
         estimated_cost_usd: Cost by the price table, in USD; None where the table can't say.
         started_at: When it was claimed, just before the POST.
-        submitted_at: When xAI replied with a request id; None if that was not seen.
+        submitted_at: When xAI's reply with the request id came; None if a person found the id, or nobody has it.
         done_at: When the video was seen to be done.
         outcome: The state it has led to so far.
         outcome_at: Since when.
@@ -544,11 +544,9 @@ class Receipt(_Frozen):
             other = _adopted(len(self.attempts) + 1, request_id, attempt.flow_run_id, _facts(attempt))
             place = self.attempts.index(attempt)
             return self.model_copy(update={"attempts": (*self.attempts[:place], other, *self.attempts[place:])})
-        reply: dict[str, Any] = {"request_id": request_id, "trace_id": trace_id}
+        reply: dict[str, Any] = {"request_id": request_id, "trace_id": trace_id, "submitted_at": _now()}
         if not attempt.is_open:
             reply |= {"outcome": "submitted", "outcome_at": _now(), "failure": None, "answer": None}
-        if attempt.outcome == "sending":
-            reply |= {"submitted_at": _now()}
         return self._with_attempt(claim, **reply)
 
     def late_refusal(self, claim: str, error: XaiVideoError) -> Self:

@@ -149,10 +149,12 @@ class Saving:
 def _delivery_claims(receipt: Receipt) -> list[str]:
     """The claims to whose places the video of the current request may have been delivered.
 
-    An id that was adopted may be that of any submission of unknown outcome.
+    A request id that a person has found may be that of any submission of unknown outcome.
     """
-    claims = [attempt.claim for attempt in receipt.undelivered]
-    return [receipt.attempt.claim, *claims] if receipt.attempt.direct else claims
+    attempt = receipt.attempt
+    own = [attempt.claim] if attempt.direct else []
+    others = [other.claim for other in receipt.undelivered] if attempt.submitted_at is None else []
+    return own + others
 
 
 def _saving(receipt: Receipt, claim: str, file: StoredFile) -> Receipt:
