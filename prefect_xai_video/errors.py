@@ -3,7 +3,7 @@
     XaiVideoError
     ├── InvalidRequest          bad input, found before anything was sent (also a ValueError)
     ├── MissingCredentials      no API key
-    ├── KeyConflict             the key belongs to another request
+    ├── KeyConflict             the key belongs to another request, API or team
     ├── LimitReached            a global limit of Prefect's has no room for it
     ├── StorageError            the store can't be read or written
     ├── ApiError                xAI, or the way to it, said no
@@ -109,7 +109,7 @@ class MissingCredentials(XaiVideoError):
 
 
 class KeyConflict(XaiVideoError):
-    """The key already belongs to another request. Nothing was sent."""
+    """The key already belongs to another request, or to that of another API or team. Nothing was sent."""
 
 
 class LimitReached(XaiVideoError):
