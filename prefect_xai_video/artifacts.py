@@ -228,6 +228,8 @@ def failure_markdown(error: XaiVideoError, receipt: Receipt | None = None) -> st
         ("Error", code(type(error).__name__)),
         ("HTTP status", str(error.http_status) if error.http_status else None),
         ("xAI's code", code(cut(error.code, 100)) if error.code else None),
+        ("xAI's trace id", code(cut(error.trace_id, 100)) if error.trace_id else None),
+        ("xAI's response", code(cut(error.answer, MOST_SAID)) if error.answer else None),
     ]
     if receipt is not None:
         rows += [("Prompt", _short_prompt(receipt)), *_request_rows(receipt), *_time_rows(receipt)]

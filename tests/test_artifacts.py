@@ -159,6 +159,13 @@ def kinds(kind=errors.XaiVideoError):
     return [kind, *(below for child in kind.__subclasses__() for below in kinds(child))]
 
 
+def test_a_reply_that_was_not_understood_is_shown_with_its_trace_id():
+    error = errors.SubmissionUnknown("no id", key="cats/one", trace_id="trace-7", answer='{"id": "3f7a"}')
+    markdown = failure_markdown(error, SENT)
+    assert "trace-7" in markdown
+    assert "3f7a" in markdown
+
+
 def test_a_request_that_xai_does_not_know_is_told_with_the_way_on():
     error = errors.RequestRejected("xAI does not know this request id", key="cats/one", http_status=404)
     markdown = failure_markdown(error, SENT.submitted("aged").not_found(error))
