@@ -13,7 +13,6 @@ from decimal import Decimal
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
@@ -27,6 +26,7 @@ from prefect_xai_video.capabilities import DEFAULT_MODEL, dollars
 from prefect_xai_video.client import XaiVideoClient
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.deployed import readable_places
+from prefect_xai_video.direct_task import DirectTask
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 from prefect_xai_video.events import emit_change
 from prefect_xai_video.failures import log_without_tracebacks
@@ -98,7 +98,11 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@task(name="start_video", **_OPTIONS)
+def _task(name: str) -> Callable[[Callable[P, R]], DirectTask[P, R]]:
+    return lambda function: DirectTask(function, name=name, **_OPTIONS)
+
+
+@_task("start_video")
 @_explained
 async def astart_video(
     prompt: str,
@@ -187,10 +191,13 @@ async def astart_video(
     return receipt
 
 
-@task(name="get_video", **_OPTIONS)
+@_task("get_video")
 @_explained
 async def aget_video(request_id: str, *, credentials: XaiCredentials | None = None) -> VideoStatus:
     """Ask once what has become of a request. It costs nothing.
+
+    The URL in the status is signed: whoever has it sees the video. The result of this task is never persisted; don't
+    return it from a flow or task of yours that persists its results.
 
     Args:
         request_id: xAI's request id.
@@ -207,7 +214,7 @@ async def aget_video(request_id: str, *, credentials: XaiCredentials | None = No
         return await client.get(request_id)
 
 
-@task(name="adopt_video", **_OPTIONS)
+@_task("adopt_video")
 @_explained
 async def aadopt_video(
     request_id: str,
@@ -240,7 +247,7 @@ async def aadopt_video(
         return receipt
 
 
-@task(name="wait_for_video", **_OPTIONS)
+@_task("wait_for_video")
 @_explained
 async def await_for_video(
     receipt: Receipt | str,
@@ -282,7 +289,7 @@ async def await_for_video(
         raise
 
 
-@task(name="save_video", **_OPTIONS)
+@_task("save_video")
 @_explained
 async def asave_video(
     receipt: Receipt | str,
@@ -326,11 +333,11 @@ def check_timeout(timeout_seconds: float | None) -> float:
     raise InvalidRequest(f"timeout_seconds: {timeout_seconds!r} is not allowed; allowed: seconds above 0.")
 
 
-start_video = task(name="start_video", **_OPTIONS)(synchronous(astart_video.fn))
-adopt_video = task(name="adopt_video", **_OPTIONS)(synchronous(aadopt_video.fn))
-get_video = task(name="get_video", **_OPTIONS)(synchronous(aget_video.fn))
-wait_for_video = task(name="wait_for_video", **_OPTIONS)(synchronous(await_for_video.fn))
-save_video = task(name="save_video", **_OPTIONS)(synchronous(asave_video.fn))
+start_video = _task("start_video")(synchronous(astart_video.fn))
+adopt_video = _task("adopt_video")(synchronous(aadopt_video.fn))
+get_video = _task("get_video")(synchronous(aget_video.fn))
+wait_for_video = _task("wait_for_video")(synchronous(await_for_video.fn))
+save_video = _task("save_video")(synchronous(asave_video.fn))
 
 
 def _client(credentials: XaiCredentials | None) -> XaiVideoClient:

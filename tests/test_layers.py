@@ -47,7 +47,7 @@ ORDER = [
     {"saving", "submission"},
     {"generation"},
     {"settings"},
-    {"credentials", "keys", "assets", "events", "prefect_api"},
+    {"credentials", "direct_task", "keys", "assets", "events", "prefect_api"},
     {"deployed", "hooks", "limits"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},

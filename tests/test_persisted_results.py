@@ -1,17 +1,25 @@
 """Prefect's persisted results, which a retried run gets by the order of its calls."""
 
 import asyncio
+import re
+from base64 import b64decode
+from inspect import signature
 
 import pytest
-from prefect import flow
+from api_key import API_KEY
+from prefect import flow, task, unmapped
+from prefect.cache_policies import INPUTS
 from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_RESULTS_PERSIST_BY_DEFAULT,
     PREFECT_TASKS_DEFAULT_PERSIST_RESULT,
     temporary_settings,
 )
+from prefect.tasks import Task
 
-from prefect_xai_video import agenerate_video, asave_video, astart_video, await_for_video
+import prefect_xai_video
+from prefect_xai_video import agenerate_video, aget_video, asave_video, astart_video, await_for_video
+from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.flows import acollect_video
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -19,12 +27,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 ROWS = ["cat", "dog", "bird"]
 
 
+TASKS = [each for each in map(vars(prefect_xai_video).get, prefect_xai_video.__all__) if isinstance(each, Task)]
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Gives all that Prefect has stored in files, results decoded."""
+
+    def read() -> bytes:
+        files = b"".join(path.read_bytes() for path in tmp_path.glob("results/**/*") if path.is_file())
+        results = re.findall(rb'"result":"([^"]*)"', files)
+        return files + b"".join(b64decode(result.replace(rb"\n", b"")) for result in results)
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield read
+
+
 @pytest.fixture(params=["on the parent", "by default"])
-def persisting(request, tmp_path):
+def persisting(request, stored):
     """Persists results in each of the ways that Prefect has; gives the options of the parent."""
     by_default = request.param == "by default"
     settings = {
-        PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results",
         PREFECT_RESULTS_PERSIST_BY_DEFAULT: by_default,
         PREFECT_TASKS_DEFAULT_PERSIST_RESULT: by_default or None,
     }
@@ -79,3 +102,46 @@ async def test_each_row_of_a_retried_flow_ends_with_its_own_video(
     await rows()
     assert tries == [ROWS, later]
     assert submissions() == len(ROWS)
+
+
+async def test_a_signed_url_is_in_no_persisted_result(persisting, where, stored):
+    @task(persist_result=True)
+    async def inner(request_id):
+        return (await aget_video(request_id, credentials=where["credentials"])).state
+
+    @flow(**persisting)
+    async def publish():
+        video = await agenerate_video("A cat", duration=1, **where)
+        credentials = where["credentials"]
+        await aget_video(video.request_id, credentials=credentials)
+        await aget_video.with_options(cache_policy=INPUTS)(video.request_id, credentials=credentials)
+        aget_video.submit(video.request_id, credentials=credentials).result()
+        assert await inner(video.request_id) == "done"
+
+    await publish()
+    assert b"done" in stored()
+    assert b"xai-vidgen-bucket" not in stored()
+    assert API_KEY.encode() not in stored()
+
+
+@pytest.mark.parametrize("direct", TASKS, ids=lambda task: task.fn.__name__)
+@pytest.mark.parametrize("copied", [False, True], ids=["as it is", "with options"])
+def test_no_task_of_ours_can_be_sent_to_a_task_worker(direct, copied, where, stored):
+    direct = direct.with_options(name="copy", tags=["ours"]) if copied else direct
+    required = [each for each in signature(direct.fn).parameters.values() if each.default is each.empty]
+    arguments = ["cat" for _ in required]
+    credentials = where["credentials"]
+    calls = [
+        lambda: direct.delay(*arguments, credentials=credentials),
+        lambda: direct.apply_async(arguments, {"credentials": credentials}),
+        lambda: direct.map(*map(list, zip(arguments, strict=True)), credentials=unmapped(credentials), deferred=True),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequest, match=rf"^{direct.name}: delay\(\).* Nothing was stored or sent"):
+            call()
+    assert stored() == b""
+
+
+def test_no_copy_of_a_task_of_ours_persists(where):
+    with pytest.raises(InvalidRequest, match="persist_result: True is not allowed for get_video"):
+        aget_video.with_options(persist_result=True)
