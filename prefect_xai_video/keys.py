@@ -17,6 +17,9 @@ from prefect.context import ContextModel, FlowRunContext, TaskRunContext
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.requests import VideoRequest
 
+KEY_DIGITS = 16
+"""Digits of a fingerprint in a key."""
+
 Lineage = tuple[tuple[UUID, int], ...]
 """The runs from the outermost one down to the caller: the id of each, and which try of it this is."""
 
@@ -49,7 +52,7 @@ def derive_key(request: VideoRequest) -> str:
     outermost = lineage[0][0]
     with _lock:
         count = _count(_counted.setdefault((outermost, request.fingerprint), []), lineage)
-    return f"{outermost}/{request.fingerprint[:16]}-{count}"
+    return f"{outermost}/{request.fingerprint[:KEY_DIGITS]}-{count}"
 
 
 def outermost_run_id() -> str:

@@ -126,14 +126,14 @@ class VideoRequest(BaseModel):
         """SHA-256 of endpoint and body, with inputs by what identifies them: equal for equal requests."""
         return self._fingerprint_of(self.record())
 
-    def has_fingerprint(self, fingerprint: str) -> bool:
-        """Whether a fingerprint is that of this request, as this version or an earlier one computed it.
+    @property
+    def earlier_fingerprint(self) -> str | None:
+        """The fingerprint that an earlier version computed, by the URLs of signed inputs; None if equal."""
+        return self._fingerprint_of(self._body(identity_of)) if self._identities else None
 
-        Earlier, an `s3://` input was identified by the host and path of its signed URL.
-        """
-        if fingerprint == self.fingerprint:
-            return True
-        return bool(self._identities) and fingerprint == self._fingerprint_of(self._body(identity_of))
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is that of this request, as this version or an earlier one computed it."""
+        return fingerprint in {self.fingerprint, self.earlier_fingerprint}
 
     @property
     def estimated_cost_usd(self) -> Decimal | None:

@@ -33,13 +33,13 @@ from prefect_xai_video.failures import log_without_tracebacks
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.hooks import label_run
 from prefect_xai_video.inputs import resolve_inputs
-from prefect_xai_video.keys import derive_key, outermost_run_id
+from prefect_xai_video.keys import KEY_DIGITS, derive_key, outermost_run_id
 from prefect_xai_video.limits import Permit
 from prefect_xai_video.receipts import Receipt, Video
-from prefect_xai_video.requests import build_request, check_limits
+from prefect_xai_video.requests import VideoRequest, build_request, check_limits
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import Storage, open_store
+from prefect_xai_video.stores import Storage, VideoStore, open_store
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
 
@@ -174,7 +174,7 @@ async def astart_video(
         if request.inputs:
             readable = await readable_places([generation.store.input_root])
             request = await resolve_inputs(request, generation.store.s3_credentials, readable)
-        key = derive_key(request) if key is None else key
+        key = await _derived_key(request, generation.store) if key is None else key
         try:
             receipt = await generation.start(
                 request,
@@ -338,6 +338,16 @@ adopt_video = _task("adopt_video")(synchronous(aadopt_video.fn))
 get_video = _task("get_video")(synchronous(aget_video.fn))
 wait_for_video = _task("wait_for_video")(synchronous(await_for_video.fn))
 save_video = _task("save_video")(synchronous(asave_video.fn))
+
+
+async def _derived_key(request: VideoRequest, store: VideoStore) -> str:
+    """The key of a request for which none was given; the one of an earlier version, if a run began with that."""
+    key, earlier = derive_key(request), request.earlier_fingerprint
+    if earlier is not None:
+        earlier_key = key.replace(request.fingerprint[:KEY_DIGITS], earlier[:KEY_DIGITS])
+        if await store.read(earlier_key) is not None:
+            return earlier_key
+    return key
 
 
 def _client(credentials: XaiCredentials | None) -> XaiVideoClient:

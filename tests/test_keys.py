@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 from prefect import flow, task
+from prefect.runtime import flow_run
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from prefect_xai_video import agenerate_video, generate_video, start_video
 from prefect_xai_video.errors import InvalidRequest
+from prefect_xai_video.inputs import resolve_inputs
+from prefect_xai_video.requests import build_request
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -177,4 +180,21 @@ def test_tasks_in_processes_of_their_own_must_give_a_key(directory, xai, submiss
     with pytest.raises(InvalidRequest, match="key: None is not allowed"):
         publish(None)
     assert publish("cat").key == "cat"
+    assert submissions() == 1
+
+
+def test_a_run_that_began_with_an_earlier_version_finds_the_key_of_its_s3_input_again(bucket, xai, submissions):
+    s3, image = bucket.credentials.get_s3_client(), "s3://videos/inputs/keyed.png"
+    s3.put_object(Bucket="videos", Key="inputs/keyed.png", Body=b"\x89PNG\r\n\x1a\n" + bytes(40))
+    asked = build_request("A cat", duration=1, image_url=image)
+    options = {"duration": 1, "image_url": image, "storage": bucket, "credentials": xai}
+
+    @flow
+    def publish():
+        earlier = asyncio.run(resolve_inputs(asked, bucket.credentials)).earlier_fingerprint
+        first = start_video("A cat", key=f"{flow_run.id}/{earlier[:16]}-0", **options)
+        return first.key, start_video("A cat", **options).key
+
+    first, second = publish()
+    assert first == second
     assert submissions() == 1
