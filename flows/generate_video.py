@@ -78,7 +78,7 @@ def main() -> None:
         check_limits(build_request(**{name: chosen[name] for name in chosen.keys() - {"key", "directory"}}))
     except XaiVideoError as error:
         sys.exit(str(error))
-    storage = LocalFileSystem(basepath=chosen.pop("directory"))
+    storage = LocalFileSystem(basepath=chosen.pop("directory").expanduser().absolute())
     try:
         with credentials() as xai:
             video = generate_video(**chosen, storage=storage, credentials=xai)

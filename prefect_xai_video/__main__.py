@@ -63,7 +63,7 @@ def _place(place: str | None, block: str | None) -> tuple[VideoStore, str]:
     if place.startswith("s3://"):
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
         return open_store(S3Bucket(bucket_name=bucket, credentials=AwsCredentials()), Path()), prefix
-    return LocalStore(Path(place)), ""
+    return LocalStore(Path(place).expanduser().absolute()), ""
 
 
 async def _receipts(store: VideoStore, prefix: str) -> dict[str, Receipt | StorageError]:

@@ -21,7 +21,7 @@ from prefect_xai_video.journal import Journal, with_key, with_request_id
 from prefect_xai_video.receipts import ENDED_BADLY, Receipt, Video
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import VideoStore, open_store
+from prefect_xai_video.stores import VideoStore, lost, open_store
 from prefect_xai_video.submission import Delivery, OnUnknown
 from prefect_xai_video.synchronous import synchronous
 from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
@@ -313,7 +313,8 @@ class XaiVideoRun(JobRun[Video]):
                     f"The video is {receipt.state} and not stored yet: wait_for_completion() waits and stores it.",
                     maybe_paid=receipt.maybe_paid,
                 )
-            await store.check_video(self.key, receipt.file)
+            if not await store.holds_video(self.key, receipt.file):
+                raise lost(receipt.file)
             return receipt.video(store.receipt_uri(self.key))
 
     @override

@@ -132,7 +132,8 @@ class StoredFile(_Frozen):
         size: Bytes.
         sha256: Hexadecimal digest.
         content_type: For example `video/mp4`.
-        version: How the store recognises that the file is unchanged without reading it; None if it was not noted.
+        version: Its time of change in a directory, its ETag in a bucket: as long as this is the same, so is the file.
+            None if it was not noted.
     """
 
     uri: str
@@ -645,12 +646,13 @@ def check_key(key: str) -> str:
     """
     allowed = (
         f"letters, digits and . _ - = + @ in parts of at most 200 characters divided by single slashes, "
-        f"{MAX_KEY_LENGTH} characters in all, no part beginning with a dot, without file extension"
+        f"{MAX_KEY_LENGTH} characters in all, no part beginning with a dot or ending with .mp4 or .json"
     )
     if not isinstance(key, str):
         raise InvalidRequest(f"key: {key!r} is not allowed; allowed: {allowed}.")
-    good = len(key) <= MAX_KEY_LENGTH and all(_SEGMENT.fullmatch(part) for part in key.split("/"))
-    if not good or key.lower().endswith((".mp4", ".json")):
+    # A folder `cat.mp4` would take the place of the video with the key `cat`.
+    good = all(_SEGMENT.fullmatch(part) and not part.lower().endswith((".mp4", ".json")) for part in key.split("/"))
+    if not good or len(key) > MAX_KEY_LENGTH:
         shown = key if len(key) <= 60 else f"{key[:59]}…"
         raise InvalidRequest(f"key: {shown!r} is not allowed; allowed: {allowed}.")
     return key

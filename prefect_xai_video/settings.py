@@ -41,6 +41,7 @@ class XaiVideoSettings(PrefectBaseSettings):
 
     home: Path = Field(
         default_factory=_default_home,
+        validate_default=True,
         description="Directory for videos and receipts where no storage is given; xai-video in Prefect's home.",
     )
     input_roots: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list)] = Field(
@@ -89,6 +90,14 @@ class XaiVideoSettings(PrefectBaseSettings):
             if not (bucket if in_bucket else Path(root).is_absolute()):
                 raise ValueError(f"{root!r} is not allowed; allowed: absolute directories and s3:// prefixes")
         return roots
+
+    @field_validator("home")
+    @classmethod
+    def _is_absolute(cls, home: Path) -> Path:
+        # Where a relative path leads depends on the process: a worker's run has a temporary directory.
+        if not home.is_absolute() and not str(home).startswith("~"):
+            raise ValueError("it must be an absolute path, for example /data/videos or ~/videos")
+        return home
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -55,6 +55,14 @@ async def test_receipts_are_listed_by_state_with_what_can_be_done(receipts, dire
     assert "bad.json can't be read" in said[5]
 
 
+async def test_a_directory_may_be_named_from_here(receipts, directory, tmp_path, monkeypatch):
+    await fill(open_store(directory, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert "cats/one" in receipts("store")
+    monkeypatch.chdir(tmp_path / "store")
+    assert "cats/one" in receipts(".")
+
+
 async def test_one_state_can_be_asked_for(receipts, directory, tmp_path):
     await fill(open_store(directory, tmp_path))
     said = receipts(str(directory.basepath), "--state", "unknown")

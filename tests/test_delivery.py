@@ -11,7 +11,14 @@ from prefect_aws.client_parameters import AwsClientParameters
 from scripted import mp4
 
 from prefect_xai_video import Retries, XaiVideoClient
-from prefect_xai_video.errors import DownloadError, InvalidRequest, SubmissionUnknown, VideoFailed, VideoModerated
+from prefect_xai_video.errors import (
+    DownloadError,
+    InvalidRequest,
+    StorageError,
+    SubmissionUnknown,
+    VideoFailed,
+    VideoModerated,
+)
 from prefect_xai_video.generation import Generation
 from prefect_xai_video.polling import PollSchedule
 from prefect_xai_video.requests import build_request
@@ -204,6 +211,22 @@ async def test_what_comes_late_does_not_touch_the_stored_video(engine, bucket, a
     late = f"{bucket.bucket_folder}/{delivery_name('cat', first)}"
     aws.get_s3_client().put_object(Bucket="videos", Key=late, Body=mp4(b"late"))
     assert await engine.save("cat") == video
+
+
+async def test_a_foreign_object_is_not_overwritten_by_a_delivery(engine, bucket, aws, submissions):
+    await engine.start(asked("A cat and a film of mine"), "cat", delivery="direct")
+    mine = {"Bucket": "videos", "Key": f"{bucket.bucket_folder}/cat.mp4"}
+    aws.get_s3_client().put_object(**mine, Body=b"a film of mine")
+    await engine.wait("cat", timeout=20)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"cat\.mp4 already.*not overwritten"):
+            await engine.save("cat")
+    assert aws.get_s3_client().get_object(**mine)["Body"].read() == b"a film of mine"
+    aws.get_s3_client().delete_object(**mine)
+    video = await engine.save("cat")
+    assert await engine.store.holds_video("cat", (await engine.store.read("cat")).receipt.file)
+    assert aws.get_s3_client().get_object(**mine)["ContentLength"] == video.size
+    assert submissions() == 1
 
 
 async def test_two_who_save_at_once_store_one_video(engine, objects):

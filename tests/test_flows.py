@@ -51,6 +51,13 @@ def test_one_call_makes_one_stored_video(storage, xai, submissions):
     assert submissions() == 1
 
 
+@pytest.mark.parametrize("basepath", [None, "videos"])
+def test_a_storage_that_is_gone_with_its_run_sends_nothing(xai, submissions, basepath):
+    with pytest.raises(StorageError, match="absolute path"):
+        make(storage=LocalFileSystem(basepath=basepath), credentials=xai)
+    assert submissions() == 0
+
+
 @pytest.mark.smoke
 def test_a_sync_flow_calls_it_as_a_subflow(directory, xai, submissions):
     @flow

@@ -321,7 +321,8 @@ def test_a_good_key_is_taken(key):
 @pytest.mark.parametrize(
     "key",
     ["", "/cat", "cat/", "a//b", "..", "a/../b", "./cat", ".cat", "a cat", "cat\n", "a\\b", "c:cat", "kätzchen"]
-    + ["x" * 201, "x" * 2000, "/".join(["x" * 100] * 6), "cat.mp4", "cat.JSON", "a?b", "a#b", "a%20b", "a\x00b"],
+    + ["x" * 201, "x" * 2000, "/".join(["x" * 100] * 6), "cat.mp4", "cat.JSON", "a?b", "a#b", "a%20b", "a\x00b"]
+    + ["cat.mp4/x", "cat.json/x", "cats/cat.MP4/x"],
 )
 def test_a_key_that_can_not_name_a_file_everywhere_is_refused(key):
     with pytest.raises(InvalidRequest, match="key: ") as caught:

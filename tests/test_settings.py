@@ -36,6 +36,9 @@ def test_each_is_read_from_its_variable(monkeypatch, tmp_path):
         ("LINK_SECONDS", "-1"),
         ("LINK_SECONDS", "604801"),
         ("MAX_DOWNLOAD_BYTES", "0"),
+        ("HOME", "videos"),
+        ("HOME", "./videos"),
+        ("HOME", ""),
     ],
 )
 def test_a_bad_one_is_one_sentence_that_names_it(monkeypatch, name, value):

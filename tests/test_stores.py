@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.filesystems import LocalFileSystem
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
 
@@ -68,28 +69,63 @@ async def test_who_has_not_read_the_last_word_can_not_replace_it(store):
 async def test_a_video_is_put_in_its_place_whole(store, tmp_path):
     held = await store.create(claimed())
     file = store.file("cats/one", DOWNLOAD)
-    assert not await store.has_video("cats/one", file)
+    assert not await store.holds_video("cats/one", file)
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
         await store.put_video(held, path, file)
-    assert await store.has_video("cats/one", file)
-    assert not await store.has_video("cats/one", file.model_copy(update={"sha256": "ab"}))
+    assert await store.holds_video("cats/one", file)
+    assert not await store.holds_video("cats/one", file.model_copy(update={"sha256": "ab"}))
     assert (file.size, file.sha256, file.content_type) == (5, DOWNLOAD.sha256, "video/mp4")
     assert file.uri == store.uri("cats/one.mp4")
     assert not path.exists()
-    await store.check_video("cats/one", file)
 
 
-async def test_a_stored_video_that_is_gone_or_changed_is_noticed(store):
+async def test_a_put_video_is_known_by_its_version_or_else_by_its_digest(store):
     held = await store.create(claimed())
     file = store.file("cats/one", DOWNLOAD)
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
-        await store.put_video(held, path, file)
-    with pytest.raises(StorageError, match="missing"):
-        await store.check_video("cats/two", file)
-    with pytest.raises(StorageError, match="has 5 bytes"):
-        await store.check_video("cats/one", file.model_copy(update={"size": 6}))
+        stored = await store.put_video(held, path, file)
+    assert stored.version
+    assert stored == file.model_copy(update={"version": stored.version})
+    other = {"sha256": hashlib.sha256(b"other").hexdigest()}
+    assert await store.holds_video("cats/one", stored)
+    assert await store.holds_video("cats/one", stored.model_copy(update={"version": "another"}))
+    assert not await store.holds_video("cats/one", stored.model_copy(update={"version": "another"} | other))
+    assert not await store.holds_video("cats/one", stored.model_copy(update={"size": 6}))
+    assert not await store.holds_video("cats/two", stored)
+
+
+async def test_a_video_is_put_twice_as_once_and_never_over_another_one(store):
+    held = await store.create(claimed())
+    file = store.file("cats/one", DOWNLOAD)
+    with store.workspace("cats/one") as path:
+        path.write_bytes(b"video")
+        stored = await store.put_video(held, path, file)
+        path.write_bytes(b"video")
+        assert await store.put_video(held, path, file) == stored
+        path.write_bytes(b"other")
+        other = file.model_copy(update={"sha256": hashlib.sha256(b"other").hexdigest()})
+        with pytest.raises(StorageError, match=r"one\.mp4 already.*not overwritten"):
+            await store.put_video(held, path, other)
+        assert await store.holds_video("cats/one", stored)
+        aside = await store.set_aside("cats/one")
+        assert not await store.holds_video("cats/one", stored)
+        path.write_bytes(b"other")
+        await store.put_video(held, path, other)
+        assert await store.set_aside("cats/one") != aside
+    assert await store.set_aside("cats/one") is None
+
+
+async def test_an_object_without_our_metadata_is_known_by_its_content(bucket, aws):
+    store = S3Store(bucket)
+    file = store.file("cat", DOWNLOAD)
+    place = {"Bucket": "videos", "Key": f"{bucket.bucket_folder}/cat.mp4"}
+    for checksum in ({}, {"ChecksumAlgorithm": "SHA256"}):
+        aws.get_s3_client().put_object(**place, Body=b"other", **checksum)
+        assert not await store.holds_video("cat", file)
+        aws.get_s3_client().put_object(**place, Body=b"video", **checksum)
+        assert await store.holds_video("cat", file)
 
 
 async def put(store, key="cats/one"):
@@ -105,7 +141,7 @@ async def test_a_stored_video_can_be_looked_at_here(store):
     async with store.local_copy("cats/one") as path:
         assert path.read_bytes() == b"video"
     assert path.exists() == isinstance(store, LocalStore)
-    assert await store.has_video("cats/one", store.file("cats/one", DOWNLOAD))
+    assert await store.holds_video("cats/one", store.file("cats/one", DOWNLOAD))
 
 
 async def test_a_large_video_is_not_copied(bucket, monkeypatch):
@@ -164,8 +200,10 @@ async def test_a_directory_holds_nothing_but_videos_and_receipts(tmp_path):
     with store.workspace("cats/one") as path:
         path.write_bytes(b"video")
         await store.put_video(held, path, store.file("cats/one", DOWNLOAD))
-    visible = [found for found in (tmp_path / "store").rglob("*") if found.is_file() and found.name != ".lock"]
-    assert sorted(found.name for found in visible) == ["one.json", "one.mp4"]
+    found = sorted(path.name for path in (tmp_path / "store" / "cats").iterdir())
+    assert [name for name in found if not name.startswith(".")] == ["one.json", "one.mp4"]
+    assert not [name for name in found if name.endswith(".part")]
+    assert [key async for key in store.keys("")] == ["cats/one"]
 
 
 async def test_a_workspace_is_empty_after_a_failure(tmp_path):
@@ -239,11 +277,40 @@ async def test_a_video_is_not_put_where_the_receipt_has_changed(store, tmp_path)
     file = store.file("cats/one", DOWNLOAD)
     with pytest.raises(Overtaken):
         await store.put_video(held, tmp_path / "v", file)
-    assert not await store.has_video("cats/one", file)
+    assert not await store.holds_video("cats/one", file)
 
 
 def test_the_default_store_is_the_home_of_the_settings(tmp_path):
     assert open_store(None, tmp_path).uri("cat.mp4") == (tmp_path / "cat.mp4").as_uri()
+
+
+@pytest.mark.parametrize("basepath", [None, "", ".", "videos", "./videos", "../videos"])
+def test_a_directory_that_depends_on_the_process_is_refused(basepath):
+    with pytest.raises(StorageError, match="absolute path"):
+        open_store(LocalFileSystem(basepath=basepath), Path("/nowhere"))
+
+
+def test_a_home_that_depends_on_the_process_is_refused():
+    with pytest.raises(StorageError, match=r"'videos' is not allowed.*absolute path"):
+        open_store(None, Path("videos"))
+
+
+def test_a_directory_in_the_home_of_a_user_is_one_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = open_store(LocalFileSystem(basepath="~/videos"), Path("/nowhere"))
+    assert store.uri("cat.mp4") == (tmp_path / "videos" / "cat.mp4").as_uri()
+
+
+@pytest.mark.parametrize("folder", ["..", "../videos", "cats/../videos", "./videos", "/videos", "/"])
+def test_a_folder_of_a_bucket_that_leads_elsewhere_is_refused(bucket, folder):
+    with pytest.raises(StorageError, match=r"folder .* is not allowed"):
+        open_store(bucket.model_copy(update={"bucket_folder": folder}), None)
+
+
+@pytest.mark.parametrize("folder", ["", "videos", "videos/", "a/b.c/..d"])
+def test_a_folder_of_a_bucket_is_named_by_its_parts(bucket, folder):
+    store = open_store(bucket.model_copy(update={"bucket_folder": folder}), None)
+    assert store.uri("cat.mp4") == f"s3://videos/{folder.rstrip('/')}/cat.mp4".replace("//cat", "/cat")
 
 
 def test_another_kind_of_storage_is_refused(tmp_path):
@@ -255,13 +322,6 @@ async def test_a_receipt_on_disk_is_readable_json(tmp_path):
     await LocalStore(tmp_path).create(claimed("cat"))
     assert json.loads((tmp_path / "cat.json").read_text())["state"] == "sending"
     assert Path(tmp_path / "cat.json").read_text().startswith("{\n  ")
-
-
-async def test_what_a_directory_does_not_let_be_locked_is_told_before_anything_is_paid(tmp_path):
-    (tmp_path / ".lock").mkdir()
-    with pytest.raises(StorageError, match=r"\.lock can't be written"):
-        await LocalStore(tmp_path).create(claimed("cat"))
-    assert not (tmp_path / "cat.json").exists()
 
 
 def test_a_home_of_nobody_is_one_sentence():

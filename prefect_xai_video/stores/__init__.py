@@ -7,7 +7,7 @@ from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem
 
 from prefect_xai_video.errors import StorageError
-from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, Overtaken, VideoStore
+from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, Overtaken, VideoStore, lost
 from prefect_xai_video.stores.directory import LocalStore
 
 if TYPE_CHECKING:
@@ -18,7 +18,17 @@ else:
     # `prefect_aws` is slow to import: a video that stays on this machine does without it.
     Storage = Block
 
-__all__ = ["UPLOAD_SECONDS", "Held", "LocalStore", "Misplaced", "Overtaken", "Storage", "VideoStore", "open_store"]
+__all__ = [
+    "UPLOAD_SECONDS",
+    "Held",
+    "LocalStore",
+    "Misplaced",
+    "Overtaken",
+    "Storage",
+    "VideoStore",
+    "lost",
+    "open_store",
+]
 
 
 def open_store(storage: Storage | None, home: Path) -> VideoStore:
@@ -29,12 +39,18 @@ def open_store(storage: Storage | None, home: Path) -> VideoStore:
         home: Directory of this package's settings.
 
     Raises:
-        StorageError: If it is none of these.
+        StorageError: If it is none of these, or a directory whose path is empty or relative.
     """
     if storage is None:
         return LocalStore(home)
     if isinstance(storage, LocalFileSystem):
-        return LocalStore(Path(storage.basepath or "."))
+        if not storage.basepath:
+            raise StorageError(
+                "storage: the LocalFileSystem block has no basepath, which stands for the current directory: "
+                "on a worker a temporary one, which is removed with the video. Enter an absolute path as its "
+                "basepath, for example /data/videos. Nothing was sent."
+            )
+        return LocalStore(Path(storage.basepath))
     from prefect_aws import S3Bucket  # noqa: PLC0415
 
     from prefect_xai_video.stores.bucket import S3Store  # noqa: PLC0415

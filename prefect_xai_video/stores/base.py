@@ -4,11 +4,13 @@ A store gives the two guarantees that everything else leans on: a receipt is *cr
 try, and it is *replaced* only by who has read what is replaced.
 """
 
+import errno
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,18 @@ ROOM_FOR_A_VIDEO = 32 * 2**20
 
 MOST_COPIED = 64 * 2**20
 """Bytes of a video that is still copied to this machine in order to be looked at."""
+
+_TRANSIENT = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
+"""Errors of a file server that is away for a while."""
 
 UPLOAD_SECONDS = 6 * 3600
 """How long xAI may put a video into a store: long enough for a request that waits in its queue. A signature that was
@@ -116,36 +130,40 @@ class VideoStore(ABC):
 
     @abstractmethod
     async def put_video(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
-        """Put a downloaded file in its place in one step, and look whether it is there.
+        """Put a downloaded file in its place in one step, unless a file with other content is there.
 
         Args:
             held: The receipt, which must not have changed since.
             path: The downloaded file.
-            file: What it is to be.
+            file: Size, digest and place of the file.
+
+        Returns:
+            The file, with its version. A file with the same content that was there already counts as put.
 
         Raises:
             Overtaken: If somebody has written another receipt since.
-            StorageError: If it can't be written, or is not what was written.
+            StorageError: If it can't be written, or if another file is in its place.
         """
 
+    @abstractmethod
     async def holds_video(self, key: str, file: StoredFile) -> bool:
-        """Whether the very content of a file is in its place."""
-        return await self.has_video(key, file)
+        """Whether the very content of a file is in its place.
 
-    async def set_aside(self, key: str) -> str | None:
-        """Move whatever lies in the place of a video to another name beside it, and return its URI."""
-        return None
-
-    @abstractmethod
-    async def has_video(self, key: str, file: StoredFile) -> bool:
-        """Whether the very content of a file is in its place."""
-
-    @abstractmethod
-    async def check_video(self, key: str, file: StoredFile) -> None:
-        """Look whether a stored video is still there, with the size it had.
+        An unchanged version is enough. Otherwise the digests are compared, for which the video may have to be read.
 
         Raises:
-            StorageError: If it is not.
+            StorageError: If that can't be found out.
+        """
+
+    @abstractmethod
+    async def set_aside(self, key: str) -> str | None:
+        """Rename the video of a key to `<key>.replaced-<UTC time>.mp4`, whatever it is.
+
+        Returns:
+            Its new URI; None if there was no video.
+
+        Raises:
+            StorageError: If it can't be renamed.
         """
 
     @abstractmethod
@@ -208,7 +226,7 @@ class VideoStore(ABC):
             The stored file, or None if nothing was delivered, or no whole video.
 
         Raises:
-            StorageError: If it can't be moved.
+            StorageError: If it can't be moved, or if another file is in its place.
         """
         return None
 
@@ -220,8 +238,8 @@ class VideoStore(ABC):
         """Where the receipt of a key lies."""
         return self.uri(f"{key}.json")
 
-    def _held(self, key: str, content: bytes, version: str, age: float) -> Held:
-        uri = self.receipt_uri(key)
+    def _held(self, key: str, content: bytes, version: str, age: float, uri: str | None = None) -> Held:
+        uri = uri or self.receipt_uri(key)
         try:
             receipt = Receipt.from_json(content)
         except ValueError as error:
@@ -235,16 +253,6 @@ class VideoStore(ABC):
             raise Misplaced(f"The receipt {uri} is that of another key, {receipt.key!r}.", receipt)
         return Held(receipt, version, age)
 
-    def _check_size(self, file: StoredFile, size: int | None) -> None:
-        if size != file.size:
-            found = "is missing" if size is None else f"has {size} bytes"
-            remove = "the receipt" if size is None else "both it and the receipt"
-            raise StorageError(
-                f"{file.uri} should be there with {file.size} bytes, but it {found}. Put it back, or remove {remove} "
-                f"to pay for a new one.",
-                maybe_paid=True,
-            )
-
 
 def delivery_name(key: str, claim: str) -> str:
     """The name to which xAI delivers the video of a claim. No key has a part that begins with a dot."""
@@ -257,6 +265,29 @@ def foreign(uri: str) -> StorageError:
     return StorageError(
         f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.", maybe_paid=True
     )
+
+
+def lost(file: StoredFile) -> StorageError:
+    """The error of a stored video that is not in its place any more."""
+    return StorageError(
+        f"{file.uri} should be there with {file.size} bytes and the digest {file.sha256}, but it is missing, or "
+        f"another file has its name. Put it back.",
+        maybe_paid=True,
+    )
+
+
+def not_overwritten(uri: str) -> StorageError:
+    """The error of a video that can't be put in its place, because another file is there."""
+    return StorageError(
+        f"There is another file {uri} already: it is not overwritten. Move it away and run again with the same key: "
+        f"the video is fetched, and nothing is paid again.",
+        maybe_paid=True,
+    )
+
+
+def aside_name(key: str) -> str:
+    """A new name for a video that makes room for another one."""
+    return f"{key}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.mp4"
 
 
 def check_room(directory: Path) -> None:
@@ -274,10 +305,12 @@ def check_room(directory: Path) -> None:
 
 
 @contextmanager
-def told(path: Path, what: str = "written") -> Iterator[None]:
-    """Turn what a file system refuses into one sentence about a file."""
+def as_storage_error(path: Path, done: str = "written") -> Iterator[None]:
+    """Convert an OSError into a StorageError that names the file."""
     try:
         yield
     except OSError as error:
         name = error.filename or path
-        raise StorageError(f"{name} can't be {what}: {error.strerror or error}.") from None
+        raise StorageError(
+            f"{name} can't be {done}: {error.strerror or error}.", transient=error.errno in _TRANSIENT
+        ) from None

@@ -1,7 +1,9 @@
 """S3Store: videos and receipts in a bucket.
 
-A receipt is created with `If-None-Match: *` and replaced with `If-Match`. A server that does not heed these is found
-out by the first claim in a process, before anything is paid for.
+A receipt is created with `If-None-Match: *` and replaced with `If-Match`. A server that ignores these headers is
+detected by the first claim in a process, before anything is paid for. A video is put with `If-None-Match: *`, too.
+
+Each call ends after a minute, or three for a whole video, whatever the server does. The log reports slow ones.
 """
 
 import asyncio
@@ -14,13 +16,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from prefect_aws import S3Bucket
+from prefect_aws import AwsCredentials, MinIOCredentials, S3Bucket
 from typing_extensions import override
 
 from prefect_xai_video.download import problem_of_mp4
@@ -34,17 +35,32 @@ from prefect_xai_video.stores.base import (
     Held,
     Overtaken,
     VideoStore,
+    as_storage_error,
+    aside_name,
     check_room,
     delivery_name,
     foreign,
-    told,
+    lost,
+    not_overwritten,
 )
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef, GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 T = TypeVar("T")
+
+Credentials: TypeAlias = AwsCredentials | MinIOCredentials
+
+CONNECT_SECONDS = 5
+RECEIPT_SECONDS = 8
+RECEIPT_ATTEMPTS = 3
+VIDEO_SECONDS = 40
+VIDEO_ATTEMPTS = 2
+"""How long a connection, and the response to one attempt, may take, and how many attempts there are."""
+
+SLOW_SECONDS = 15
+"""A call that takes longer is reported in the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +76,15 @@ class S3Store(VideoStore):
     """
 
     def __init__(self, bucket: S3Bucket) -> None:
+        parts = bucket.bucket_folder.split("/")
+        if ".." in parts or "." in parts or (bucket.bucket_folder and not parts[0]):
+            raise StorageError(
+                f"The folder {bucket.bucket_folder!r} of bucket {bucket.bucket_name!r} is not allowed; allowed: "
+                f"names divided by slashes, without . or .. and without a slash at the beginning, as in videos/cats."
+            )
         self.bucket = bucket
-        self.s3_credentials = bucket.credentials
+        self.s3_credentials = self._for_receipts = _bounded(bucket.credentials, RECEIPT_SECONDS, RECEIPT_ATTEMPTS)
+        self._for_videos = _bounded(bucket.credentials, VIDEO_SECONDS, VIDEO_ATTEMPTS)
 
     @property
     @override
@@ -102,42 +125,37 @@ class S3Store(VideoStore):
     @override
     @contextmanager
     def workspace(self, key: str) -> Iterator[Path]:
-        with told(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="xai-video-") as directory:
+        with (
+            as_storage_error(Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="xai-video-") as directory,
+        ):
             yield Path(directory) / "video.mp4"
 
     @override
     async def put_video(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
-        key = held.receipt.key
-        # S3 can't put a video on the condition that its receipt is unchanged. So it is looked at just before.
-        head = await self._call(lambda client: self._head(client, f"{key}.json"))
+        # S3 can't put a video on the condition that its receipt is unchanged. So the receipt is checked just before.
+        head = await self._call(lambda client: self._head(client, f"{held.receipt.key}.json"))
         if head is None or head["ETag"] != held.version:
             raise Overtaken
-        metadata = {"sha256": file.sha256, "request-id": held.receipt.request_id or ""}
-        with self._told():
-            await self.bucket.aupload_from_path(
-                path,
-                f"{key}.mp4",
-                ExtraArgs={"ContentType": file.content_type, "Metadata": metadata},
-            )
-        await self.check_video(key, file)
-        return file
+        with as_storage_error(path, "read"):
+            etag = await self._transfer(lambda client: self._upload(client, held.receipt, path, file))
+        return file.model_copy(update={"version": etag})
 
     @override
-    async def has_video(self, key: str, file: StoredFile) -> bool:
-        head = await self._call(lambda client: self._head(client, f"{key}.mp4"))
-        if head is None or head["ContentLength"] != file.size:
-            return False
-        return head["Metadata"].get("sha256", file.sha256) == file.sha256
+    async def holds_video(self, key: str, file: StoredFile) -> bool:
+        return await self._transfer(lambda client: self._etag_of(client, f"{key}.mp4", file)) is not None
 
     @override
-    async def check_video(self, key: str, file: StoredFile) -> None:
-        self._check_size(file, await self._call(lambda client: self._size(client, f"{key}.mp4")))
+    async def set_aside(self, key: str) -> str | None:
+        name = aside_name(key)
+        is_moved = await self._transfer(lambda client: self._move(client, f"{key}.mp4", name))
+        return self.uri(name) if is_moved else None
 
     @override
     @asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
         with self.workspace(key) as path:
-            await self._call(lambda client: self._copy(client, f"{key}.mp4", path))
+            await self._transfer(lambda client: self._copy(client, f"{key}.mp4", path))
             yield path
 
     @override
@@ -146,13 +164,13 @@ class S3Store(VideoStore):
             "ResponseContentType": "video/mp4",
             "ResponseContentDisposition": f'inline; filename="{key.replace("/", "-")}.mp4"',
         }
-        video, credentials = self._place(f"{key}.mp4") | shown_as, self.bucket.credentials
+        video, credentials = self._place(f"{key}.mp4") | shown_as, self._for_receipts
         return await self._call(lambda client: presigned_url(credentials, "get_object", video, seconds))
 
     @override
     async def upload_url(self, key: str, claim: str) -> str:
         place = self._place(delivery_name(key, claim)) | {"ContentType": "video/mp4"}
-        credentials = self.bucket.credentials
+        credentials = self._for_receipts
         url = await self._call(lambda client: presigned_url(credentials, "put_object", place, UPLOAD_SECONDS))
         return wire_url(url, "storage")
 
@@ -166,7 +184,7 @@ class S3Store(VideoStore):
 
     @override
     async def take_delivery(self, key: str, claim: str, request_id: str | None) -> StoredFile | None:
-        return await self._call(lambda client: self._take(client, key, claim, request_id))
+        return await self._transfer(lambda client: self._take(client, key, claim, request_id))
 
     @override
     async def drop_delivery(self, key: str, claim: str) -> None:
@@ -271,34 +289,100 @@ class S3Store(VideoStore):
             for piece in answer["Body"].iter_chunks(2**20):
                 file.write(piece)
 
+    def _source(self, name: str) -> "CopySourceTypeDef":
+        return {"Bucket": self.bucket.bucket_name, "Key": self._object_key(name)}
+
     def _names(self, client: "S3Client", prefix: str) -> list[str]:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket.bucket_name, Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
+    def _upload(self, client: "S3Client", receipt: Receipt, path: Path, file: StoredFile) -> str:
+        """Put a video in its place, unless another one is there, and give its ETag.
+
+        It is one request, whatever its size: a condition holds for the whole video then, and no parts are left over.
+        """
+        name = f"{receipt.key}.mp4"
+        if self._head(client, name) is None:
+            metadata = {"sha256": file.sha256, "request-id": receipt.request_id or ""}
+            place = self._place(name) | {"ContentType": file.content_type, "Metadata": metadata}
+            try:
+                with path.open("rb") as content:
+                    client.put_object(**place, Body=content, IfNoneMatch="*")
+            except (ClientError, BotoCoreError) as error:
+                # boto3 repeats what was not answered: the refusal may be of our own upload, whose reply was lost.
+                with suppress(ClientError, BotoCoreError):
+                    if (etag := self._etag_of(client, name, file)) is not None:
+                        return etag
+                if _code(error) not in _CONDITION_FAILED:
+                    raise
+        if (etag := self._etag_of(client, name, file)) is not None:
+            return etag
+        if self._head(client, name) is not None:
+            raise not_overwritten(file.uri)
+        raise StorageError(f"{file.uri} was put, but is not there.", transient=True, maybe_paid=True)
+
+    def _etag_of(self, client: "S3Client", name: str, file: StoredFile) -> str | None:
+        """The ETag of an object that has the content of a file; None if there is none, or another one."""
+        head = self._head(client, name)
+        if head is None or head["ContentLength"] != file.size:
+            return None
+        if head["ETag"] == file.version:
+            return head["ETag"]
+        digest = head["Metadata"].get("sha256") or self._digest(client, name)
+        return head["ETag"] if digest == file.sha256 else None
+
+    def _move(self, client: "S3Client", source: str, target: str) -> bool:
+        """Rename an object; False if there is none. One that has been put there since is not removed."""
+        head = self._head(client, source)
+        if head is None:
+            return False
+        try:
+            client.copy_object(**self._place(target), CopySource=self._source(source), CopySourceIfMatch=head["ETag"])
+        except client.exceptions.NoSuchKey:
+            return False
+        with suppress(client.exceptions.NoSuchKey):
+            client.delete_object(**self._place(source), IfMatch=head["ETag"])
+        return True
+
     def _take(self, client: "S3Client", key: str, claim: str, request_id: str | None) -> StoredFile | None:
-        name = delivery_name(key, claim)
+        name, target = delivery_name(key, claim), f"{key}.mp4"
         size = self._delivered(client, name)
         if size is None:
             return None
-        source = self._place(name)
+        try:
+            is_free = self._head(client, target) is None
+            digest = self._copy_delivery(client, name, target, request_id) if is_free else None
+            if digest is None:
+                digest = self._digest(client, name)
+                if digest != self._digest(client, target):
+                    raise not_overwritten(self.uri(target))
+        except client.exceptions.NoSuchKey:
+            # Somebody else has stored it meanwhile, and removed what was delivered.
+            return None
+        file = StoredFile(uri=self.uri(target), size=size, sha256=digest, content_type="video/mp4")
+        head = self._head(client, target)
+        if head is None or head["ContentLength"] != size:
+            raise lost(file)
+        return file.model_copy(update={"version": head["ETag"]})
+
+    def _copy_delivery(self, client: "S3Client", name: str, target: str, request_id: str | None) -> str | None:
+        """Copy a delivered video and give its digest; None if another object has come first."""
         try:
             copy = client.copy_object(
-                **self._place(f"{key}.mp4"),
-                CopySource={"Bucket": source["Bucket"], "Key": source["Key"]},
+                **self._place(target),
+                CopySource=self._source(name),
                 MetadataDirective="REPLACE",
                 ContentType="video/mp4",
                 Metadata={"request-id": request_id} if request_id else {},
                 ChecksumAlgorithm="SHA256",
+                IfNoneMatch="*",
             )
-        except client.exceptions.NoSuchKey:
-            # Somebody else has stored it meanwhile, and removed what was delivered.
-            return None
-        found = self._size(client, f"{key}.mp4")
+        except ClientError as error:
+            if _code(error) in _CONDITION_FAILED:
+                return None
+            raise
         digest = copy["CopyObjectResult"].get("ChecksumSHA256")
-        sha256 = base64.b64decode(digest).hex() if digest else self._digest(client, f"{key}.mp4")
-        file = StoredFile(uri=self.uri(f"{key}.mp4"), size=size, sha256=sha256, content_type="video/mp4")
-        self._check_size(file, found)
-        return file
+        return base64.b64decode(digest).hex() if digest else self._digest(client, target)
 
     def _delivered(self, client: "S3Client", name: str) -> int | None:
         """The size of what xAI has delivered; None if there is nothing, or what is there is no whole video."""
@@ -314,32 +398,70 @@ class S3Store(VideoStore):
         return size if problem is None else None
 
     def _digest(self, client: "S3Client", name: str) -> str:
-        """Read an object to compute its digest, for a server that can't tell it."""
+        """The SHA-256 of an object as the server knows it, or else by reading the object."""
+        head = client.head_object(**self._place(name), ChecksumMode="ENABLED")
+        checksum = head.get("ChecksumSHA256", "")
+        # That of several parts is not that of the whole.
+        if checksum and "-" not in checksum and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+            return base64.b64decode(checksum).hex()
         digest = hashlib.sha256()
-        for piece in client.get_object(**self._place(name))["Body"].iter_chunks(2**20):
-            digest.update(piece)
+        for chunk in client.get_object(**self._place(name))["Body"].iter_chunks(2**20):
+            digest.update(chunk)
         return digest.hexdigest()
 
     async def _call(self, call: Callable[["S3Client"], T]) -> T:
-        with self._told():
-            return await asyncio.to_thread(lambda: call(self._client()))
+        return await self._call_with(self._for_receipts, call)
 
-    def _client(self) -> "S3Client":
+    async def _transfer(self, call: Callable[["S3Client"], T]) -> T:
+        """Make calls that may copy or read a whole video."""
+        return await self._call_with(self._for_videos, call)
+
+    async def _call_with(self, credentials: Credentials, call: Callable[["S3Client"], T]) -> T:
+        slow = asyncio.get_running_loop().call_later(
+            SLOW_SECONDS,
+            logger.warning,
+            "Still waiting for the bucket %r after %d s",
+            self.bucket.bucket_name,
+            SLOW_SECONDS,
+        )
         try:
-            return self.bucket.credentials.get_s3_client()
+            with self._as_storage_error():
+                return await asyncio.to_thread(lambda: call(self._client(credentials)))
+        finally:
+            slow.cancel()
+
+    def _client(self, credentials: Credentials) -> "S3Client":
+        try:
+            return credentials.get_s3_client()
         except ValueError as error:
             raise StorageError(f"The bucket {self.bucket.bucket_name!r} can't be used: {error}.") from None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_storage_error(self) -> Iterator[None]:
+        """Convert an error of boto3 into a StorageError that names the bucket."""
         try:
             yield
-        except (ClientError, BotoCoreError, Boto3Error) as error:
-            # An upload wraps what went wrong in an error of boto3's own.
-            cause = error.__context__ if isinstance(error, Boto3Error) and error.__context__ else error
+        except (ClientError, BotoCoreError) as error:
             raise StorageError(
-                f"The bucket {self.bucket.bucket_name!r} can't be used: {cause}.", transient=_is_transient(cause)
+                f"The bucket {self.bucket.bucket_name!r} can't be used: {error}.", transient=_is_transient(error)
             ) from None
+
+
+def _bounded(credentials: Credentials, read_seconds: float, attempts: int) -> Credentials:
+    """Bound the time-outs and attempts of credentials' clients, unless their own configuration has less.
+
+    Left to itself, boto3 waits for a minute, five times over.
+    """
+    parameters = credentials.aws_client_parameters
+    config = dict(parameters.config or {})
+    retries = dict(config.get("retries") or {})
+    theirs = retries.get("total_max_attempts") or 1 + retries.pop("max_attempts", attempts)
+    config |= {
+        "connect_timeout": min(config.get("connect_timeout") or CONNECT_SECONDS, CONNECT_SECONDS),
+        "read_timeout": min(config.get("read_timeout") or read_seconds, read_seconds),
+        "retries": retries | {"total_max_attempts": min(theirs, attempts)},
+    }
+    return credentials.model_copy(update={"aws_client_parameters": parameters.model_copy(update={"config": config})})
 
 
 class _Ranges:

@@ -4,7 +4,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -23,13 +23,16 @@ RESET = "reset"
 LOST = "lost"
 """Forward the request, and cut the connection instead of passing the answer on."""
 
+SILENCE = "silence"
+"""Forward nothing, and reply nothing until the caller hangs up."""
+
 
 @dataclass
 class Fault:
     """What is done to which requests.
 
     Attributes:
-        act: An HTTP status to answer with, `RESET`, `LOST`, or the name of a header that is not passed on.
+        act: An HTTP status to answer with, `RESET`, `LOST`, `SILENCE`, or the name of a header that is not passed on.
         method: Of the requests.
         suffix: With which their path ends.
         query: What is in their query.
@@ -112,7 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         acts = self.proxy.take(self.command, self.path, body)
         status = next((act for act in acts if isinstance(act, int)), None)
-        if RESET in acts:
+        if SILENCE in acts:
+            self.rfile.read(1)
+            self._cut()
+        elif RESET in acts:
             self._cut()
         elif status is not None:
             self._answer(status, {"Content-Type": "application/xml"}, ERROR.format(*CODES[status]).encode())
@@ -149,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _cut(self) -> None:
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         return None

@@ -276,7 +276,7 @@ class Killing:
         receipts = await self.receipts(crash)
         for key, receipt in receipts.items():
             if receipt.file is not None:
-                await store.check_video(key, receipt.file)
+                assert await store.holds_video(key, receipt.file)
         return Ending(
             flow_run_id=flow_run_id,
             killed=self.codes.get(crash, -signal.SIGKILL) == -signal.SIGKILL,
