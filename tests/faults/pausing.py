@@ -8,12 +8,15 @@ stopped, and takes the claims that were left behind for old after a second.
 import http.client
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import httpx
 
 from prefect_xai_video import XaiVideoClient, agenerate_video, journal, submission
 from prefect_xai_video.download import PartialDownload
+from prefect_xai_video.errors import StorageError
 from prefect_xai_video.journal import Journal
 from prefect_xai_video.saving import Saving
 
@@ -63,8 +66,23 @@ def after(owner, name):
 
 def standing_still():
     """The key is claimed, and nothing is sent until the claim is too old for that."""
-    submission.SEND_SECONDS = 0.9
-    before(XaiVideoClient, "submit")
+    submit = XaiVideoClient.submit
+
+    def late(*args, before_send, **options):
+        pause()
+        XaiVideoClient.submit = submit
+        with mock.patch.object(submission, "SEND_SECONDS", 0.5):
+            until_it_is_too_old(before_send)
+            return submit(*args, before_send=before_send, **options)
+
+    XaiVideoClient.submit = late
+
+
+def until_it_is_too_old(check):
+    with suppress(StorageError):
+        while True:
+            check()
+            time.sleep(0.02)
 
 
 def while_posting():

@@ -491,7 +491,9 @@ async def test_a_receipt_that_was_damaged_is_left_alone(local, submissions):
     good = (local.store.root / "cat.json").read_bytes()
     damaged = [good[:length] for length in (0, 1, 20, len(good) // 2, len(good) - 3)]
     damaged += [b"null", b"[]", b"{}", b'"cat"', b"\xff\xfe", b"\0" * len(good), good + good]
-    damaged += [good.replace(b'"version": 1', b'"version": 2'), good.replace(b'"version": 1', b'"version": "1"')]
+    damaged += [
+        good.replace(b'"version": 2', version) for version in (b'"version": 3', b'"version": "2"', b'"version": 1')
+    ]
     for content in damaged:
         await check_untouched(local, submissions, content)
 
@@ -594,10 +596,10 @@ async def test_a_directory_that_vanishes_during_a_step_leaves_the_request_id_to_
 ):
     call = getattr(local.client, step)
 
-    def vanish(*arguments):
+    def vanish(*arguments, **options):
         monkeypatch.undo()
         shutil.rmtree(local.store.root)
-        return call(*arguments)
+        return call(*arguments, **options)
 
     monkeypatch.setattr(local.client, step, vanish)
     with pytest.raises(StorageError, match=r"cat\.(json|mp4)") as caught:
