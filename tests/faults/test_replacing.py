@@ -39,7 +39,9 @@ def begin(forking, store, tmp_path):
     yield run
     for marker in tmp_path.glob("*.pid"):
         with suppress(ProcessLookupError):
-            os.kill(int(marker.read_text()), signal.SIGKILL)
+            pid = int(marker.read_text())
+            if is_stopped(pid):
+                os.kill(pid, signal.SIGKILL)
     forking.end()
 
 
@@ -86,8 +88,13 @@ def stopped_process(result: Path) -> int:
     marker = result.with_suffix(".pid")
     wait_until(lambda: marker.exists() and marker.read_text())
     pid = int(marker.read_text())
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T"))
+    wait_until(lambda: is_stopped(pid))
     return pid
+
+
+def is_stopped(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2].startswith("T")
 
 
 @pytest.mark.slow
