@@ -9,8 +9,9 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 CHUNK_BYTES = 2**20
 
@@ -60,7 +61,7 @@ class TooLarge(OSError):
     """A file is larger than the limit."""
 
 
-def open_regular(path: Path, readable: Readable | None = None) -> BinaryIO:
+def open_regular(path: Path, readable: Readable | None = None) -> FileIO:
     """Open a regular file. Symlinks are followed; what counts is the file that they lead to.
 
     Args:
@@ -97,16 +98,21 @@ def read_file(
         OSError: As `open_regular`.
         ValueError: As `open_regular`.
     """
-    content = bytearray()
     with open_regular(path, readable) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise TooLarge
-        while chunk := file.read(min(CHUNK_BYTES, limit + 1 - len(content))):
-            content += chunk
-            if len(content) > limit:
-                raise TooLarge
-            if is_stopped():
-                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        return read_to(file, limit, is_stopped)
+
+
+def read_to(file: FileIO, limit: int, is_stopped: Callable[[], bool] = lambda: False) -> bytes:
+    """Read an open file to its end; arguments and errors as for `read_file`."""
+    if os.fstat(file.fileno()).st_size > limit:
+        raise TooLarge(errno.EFBIG, os.strerror(errno.EFBIG))
+    content = bytearray()
+    while chunk := file.read(min(CHUNK_BYTES, limit + 1 - len(content))):
+        content += chunk
+        if len(content) > limit:
+            raise TooLarge(errno.EFBIG, os.strerror(errno.EFBIG))
+        if is_stopped():
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
     return bytes(content)
 
 

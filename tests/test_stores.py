@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -221,6 +222,21 @@ async def test_what_is_no_receipt_is_told_by_its_place(tmp_path, content):
         await LocalStore(tmp_path).read("cat")
     assert caught.value.key == "cat"
     assert not caught.value.transient
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+async def test_only_a_regular_file_is_read_as_a_receipt(tmp_path, put):
+    put(tmp_path / "cat.json")
+    async with asyncio.timeout(20):
+        with pytest.raises(StorageError, match=r"cat\.json can't be read: not a regular file"):
+            await LocalStore(tmp_path).read("cat")
+
+
+async def test_what_is_much_larger_than_a_receipt_is_not_read(tmp_path):
+    with (tmp_path / "cat.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(StorageError, match=r"cat\.json can't be read: File too large"):
+        await LocalStore(tmp_path).read("cat")
 
 
 async def test_the_receipt_of_another_key_is_refused(tmp_path):

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from prefect_xai_video.errors import StorageError
+from prefect_xai_video.reading import open_regular, read_to
 from prefect_xai_video.receipts import Receipt, StoredFile
 from prefect_xai_video.stores.base import (
     Held,
@@ -44,6 +45,9 @@ from prefect_xai_video.stores.base import (
     foreign,
     not_overwritten,
 )
+
+MAX_RECEIPT_BYTES = 16 * 2**20
+"""What is larger is not a receipt: one has a few kB."""
 
 LEFT_BEHIND_SECONDS = 24 * 3600
 """A temporary file older than this was left behind by a crash."""
@@ -282,7 +286,7 @@ class LocalStore(VideoStore):
                 return False
             if file.version == str(found.st_mtime_ns):
                 return True
-            with path.open("rb") as content:
+            with open_regular(path) as content:
                 return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
     def _set_aside(self, key: str) -> str | None:
@@ -302,8 +306,8 @@ class LocalStore(VideoStore):
 
 def _read_written(path: Path) -> _Written | None:
     try:
-        with path.open("rb") as file:
-            content = file.read()
+        with open_regular(path) as file:
+            content = read_to(file, MAX_RECEIPT_BYTES)
             written_at = os.fstat(file.fileno()).st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return None
