@@ -6,6 +6,7 @@ writes that over a state that may have been paid for unless a person said so.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
@@ -40,6 +41,9 @@ NOTE_SECONDS = 30
 
 CLEANUP_SECONDS = 8
 """How long a cancelled run may wait for the reply to a POST; Prefect kills it after 10 s."""
+
+POST_THREAD = "xai-video-post"
+"""Name of the threads that send a POST and note its outcome."""
 
 logger = logging.getLogger(__name__)
 
@@ -341,7 +345,7 @@ class _Posting:
 
     def _begin(self) -> "asyncio.Future[Receipt]":
         context = copy_context()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="xai-video-post")
+        thread = ThreadPoolExecutor(1, thread_name_prefix=POST_THREAD)
         posting = asyncio.get_running_loop().run_in_executor(
             thread, lambda: context.run(asyncio.run, self._send_and_note())
         )
@@ -445,6 +449,11 @@ def _unwritten(accepted: Accepted, message: str) -> StorageError:
 
 def _is_own(held: Held | None, claim: Claim) -> bool:
     return held is not None and held.receipt.state == "sending" and held.receipt.attempt.claim == claim.id
+
+
+def is_posting() -> bool:
+    """Whether a POST of this process is on its way, or its outcome is not noted yet."""
+    return any(thread.name.startswith(POST_THREAD) for thread in threading.enumerate())
 
 
 def _check(name: str, value: object, good: bool, allowed: str) -> None:

@@ -1,10 +1,15 @@
-"""`python -m prefect_xai_video receipts`, as a person types it."""
+"""`python -m prefect_xai_video receipts` and `python flows/generate_video.py`, as a person types them."""
 
+import logging
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from api_key import API_KEY
+from ports import free_port
 
 from prefect_xai_video.__main__ import main
 from prefect_xai_video.errors import SubmissionUnknown
@@ -12,6 +17,11 @@ from prefect_xai_video.receipts import Receipt
 from prefect_xai_video.requests import build_request
 from prefect_xai_video.stores import open_store
 from prefect_xai_video.stores.bucket import S3Store
+
+FLOWS = Path(__file__).parents[1] / "flows"
+sys.path.append(str(FLOWS))
+
+import generate_video
 
 REQUEST = build_request("A cat", duration=1)
 
@@ -117,3 +127,65 @@ def test_it_is_a_command(tmp_path):
         subprocess.run(command, check=True, capture_output=True, text=True).stdout
         == "There are no such receipts here.\n"
     )
+
+
+@pytest.fixture
+def refusal(monkeypatch, tmp_path, capsys):
+    """Runs `generate_video.py` with what it refuses; gives what it prints, and checks that nothing has begun."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    level = logging.getLogger("prefect").level
+
+    def run(*arguments: str, **env: str) -> str:
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["generate_video.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            generate_video.main()
+        said = capsys.readouterr()
+        assert "Starting temporary server" not in said.out + said.err
+        assert not list(tmp_path.rglob(".emulator"))
+        return f"{ended.value.code}{said.err}"
+
+    yield run
+    logging.getLogger("prefect").setLevel(level)
+    for number, handler in held.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--duration", "six"], "duration: 'six' is not allowed"),
+        (["--duration", "20"], "duration: 20 is not allowed"),
+        (["--aspect-ratio", "2:1"], "aspect_ratio: '2:1' is not allowed"),
+        (["--key", "cats/../cat"], "key: 'cats/../cat' is not allowed"),
+        (["--on-unknown", "again"], "invalid choice: 'again'"),
+        (["--image-url", "nowhere.png"], "image_url: 'nowhere.png' can't be read"),
+        (["--image-url", __file__], "allowed: a PNG, JPEG or WebP image"),
+        (["--video-url", __file__], "allowed: an MP4 video"),
+        (["--directory", f"{__file__}/videos"], "videos can't be made"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_begins(refusal, arguments, text):
+    said = refusal("A cat", *arguments)
+    assert text in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        ({"XAI_API_KEY": "two words"}, "XAI_API_KEY: An API key is needed"),
+        ({"XAI_API_KEY": API_KEY, "XAI_BASE_URL": "http://example.com"}, "XAI_BASE_URL: "),
+        ({"XAI_API_KEY": API_KEY, "XAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1"}, "No response from http"),
+    ],
+)
+def test_a_bad_key_or_address_is_one_sentence_before_anything_begins(refusal, env, text):
+    assert text in refusal("A cat", **env)
+
+
+def test_a_key_that_xai_rejects_is_one_sentence_before_anything_begins(refusal, emulator, submissions):
+    said = refusal("A cat", XAI_API_KEY="xai-wrong", XAI_BASE_URL=emulator.base_url)
+    assert "Incorrect API key provided" in said
+    assert submissions() == 0

@@ -51,7 +51,7 @@ ORDER = [
     {"deployed", "hooks", "limits"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},
-    {"flows", "jobs"},
+    {"flows", "interruption", "jobs"},
 ]
 
 
