@@ -50,7 +50,7 @@ from prefect_xai_video.interruption import (
     silence_console,
     wait_until,
 )
-from prefect_xai_video.receipts import NEXT_STEP, Receipt, check_key
+from prefect_xai_video.receipts import Receipt, check_key
 from prefect_xai_video.requests import build_request, check_limits
 from prefect_xai_video.stores import LocalStore
 from prefect_xai_video.submission import POST_SECONDS, is_posting
@@ -132,7 +132,7 @@ def emulator(directory: Path) -> Iterator[XaiCredentials]:
             flush=True,
         )
         os.environ.setdefault("PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS", "2")
-        yield XaiCredentials(api_key="emulator", base_url=running.base_url)
+        yield XaiCredentials(api_key="no-key-needed", base_url=running.base_url)
 
 
 async def make(parameters: dict[str, Any], directory: Path, xai: XaiCredentials | None) -> Video:
@@ -183,13 +183,13 @@ def outlook(key: str, directory: Path) -> str:
     paid = " and is paid for" if real else ""
     again = f"Run the same command with --key {key} to pick the video up: nothing is sent or paid again."
     match receipt.state:
-        case "submitted":
+        case "submitted" if not receipt.is_not_found:
             cause = f"{'xAI' if real else 'the emulator'} has no cancel"
             return f"Request {receipt.request_id} goes on{paid}, since {cause}. {again}"
         case "done":
             return f"Request {receipt.request_id} is rendered{paid}, but its video is not stored yet. {again}"
         case state:
-            return f"Key {key} is {state}: {NEXT_STEP[state]}."
+            return f"Key {key} is {state}: {receipt.next_step}."
 
 
 def main() -> None:

@@ -86,17 +86,22 @@ async def _receipts(store: VideoStore, prefix: str) -> dict[str, Receipt | Stora
 
 def _lines(found: dict[str, Receipt | StorageError], states: list[str] | None) -> Iterable[str]:
     wanted = {key: receipt for key, receipt in found.items() if not states or _state(receipt) in states}
-    for state, step in [*NEXT_STEP.items(), (UNREADABLE, _UNREADABLE_STEP)]:
-        group = [entry for entry in wanted.items() if _state(entry[1]) == state]
-        if group:
-            yield f"{state} ({len(group)}): {step}"
-            yield from (f"  {key}  {_facts(receipt)}" for key, receipt in group)
+    for state in [*NEXT_STEP, UNREADABLE]:
+        group = {key: receipt for key, receipt in wanted.items() if _state(receipt) == state}
+        for step in dict.fromkeys(map(_step, group.values())):
+            keys = [key for key, receipt in group.items() if _step(receipt) == step]
+            yield f"{state} ({len(keys)}): {step}"
+            yield from (f"  {key}  {_facts(group[key])}" for key in keys)
     if not wanted:
         yield "There are no such receipts here."
 
 
 def _state(receipt: Receipt | StorageError) -> str:
     return UNREADABLE if isinstance(receipt, StorageError) else receipt.state
+
+
+def _step(receipt: Receipt | StorageError) -> str:
+    return _UNREADABLE_STEP if isinstance(receipt, StorageError) else receipt.next_step
 
 
 def _facts(receipt: Receipt | StorageError) -> str:

@@ -12,8 +12,8 @@ from api_key import API_KEY
 from ports import free_port
 
 from prefect_xai_video.__main__ import main
-from prefect_xai_video.errors import SubmissionUnknown
-from prefect_xai_video.receipts import Receipt
+from prefect_xai_video.errors import RequestRejected, SubmissionUnknown
+from prefect_xai_video.receipts import NOT_FOUND_STEP, Receipt
 from prefect_xai_video.requests import build_request
 from prefect_xai_video.stores import open_store
 from prefect_xai_video.stores.bucket import S3Store
@@ -71,6 +71,19 @@ async def test_a_directory_may_be_named_from_here(receipts, directory, tmp_path,
     assert "cats/one" in receipts("store")
     monkeypatch.chdir(tmp_path / "store")
     assert "cats/one" in receipts(".")
+
+
+async def test_a_request_that_xai_does_not_know_has_a_step_of_its_own(receipts, directory, tmp_path):
+    store = open_store(directory, tmp_path)
+    await fill(store)
+    unknown = RequestRejected("xAI does not know the request id.", http_status=404)
+    await store.create(Receipt.claim("cats/lost", REQUEST).submitted("id-3").not_found(unknown))
+    lines = receipts(str(directory.basepath), "--state", "submitted").splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        f"submitted (1): {NOT_FOUND_STEP}",
+        "submitted (1): run again with this key: it goes on waiting, without paying",
+    ]
+    assert "id-3" in lines[1]
 
 
 async def test_one_state_can_be_asked_for(receipts, directory, tmp_path):

@@ -95,7 +95,7 @@ def test_ctrl_c_while_it_renders_and_the_same_key_again(temporary_server, server
         f"Run the same command with --key {key} to pick the video up: nothing is sent or paid again."
     )
     with Terminal(*command, "--key", key, **server) as terminal:
-        assert terminal.end() == 0
+        assert terminal.end() == 0, terminal.said
     assert (videos / f"{key}.mp4").exists()
     assert len(list((videos / ".emulator").glob("*.request"))) == 1
 
