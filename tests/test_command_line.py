@@ -174,7 +174,7 @@ def refusal(monkeypatch, tmp_path, capsys):
         (["--aspect-ratio", "2:1"], "aspect_ratio: '2:1' is not allowed"),
         (["--key", "cats/../cat"], "key: 'cats/../cat' is not allowed"),
         (["--on-unknown", "again"], "invalid choice: 'again'"),
-        (["--image-url", "nowhere.png"], "image_url: 'nowhere.png' can't be read"),
+        (["--image-url", "nowhere.png"], "image_url: 'nowhere.png' can't be used"),
         (["--image-url", __file__], "allowed: a PNG, JPEG or WebP image"),
         (["--video-url", __file__], "allowed: an MP4 video"),
         (["--directory", f"{__file__}/videos"], "videos can't be made"),
