@@ -88,7 +88,7 @@ def test_ctrl_c_while_it_renders_and_the_same_key_again(temporary_server, server
         terminal.wait_for("Submitted as request")
         terminal.interrupt()
         assert terminal.end() == INTERRUPTED
-    [written] = videos.glob("*.json")
+    [written] = videos.glob("[!.]*.json")
     key, request_id = written.stem, json.loads(written.read_text())["request_id"]
     assert sentence(terminal.said) == (
         f"Stopped. Request {request_id} goes on, since the emulator has no cancel. "
