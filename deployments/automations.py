@@ -1,15 +1,63 @@
-"""The two automations that `set_up.py` can create."""
+"""The three automations that `set_up.py` can create."""
 
+from datetime import timedelta
 from uuid import UUID
 
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.events.actions import RunDeployment, SendNotification
+from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+
+from prefect_xai_video.rescues import MAX_RESCUES, RESCUED
 
 VIDEOS = ResourceSpecification({"prefect.resource.id": "xai-video.*"})
 PASSED_ON = ("key", "uri", "receipt_uri", "request_id")
 """What a follow-up gets of the stored video, where it has a parameter of that name."""
+
+SILENCE = timedelta(seconds=540)
+"""A run that was silent for so long has lost its worker: three times Prefect's default heartbeat of 180 s."""
+
+
+def rescue(deployments: list[UUID], silence: timedelta = SILENCE) -> AutomationCore:
+    """Set a run of these deployments going again whose heartbeats have stopped, since its worker died.
+
+    That can't pay twice: the run reads its receipt first. A run that has ended, was cancelled or is suspended has
+    reported that with an event, and is left alone. So are subflow runs, which have no deployment. After three rescues
+    the run stops itself.
+    """
+    return AutomationCore(
+        name="xai-video: rescue",
+        description=f"Sets runs going again whose worker died, up to {MAX_RESCUES} times each.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.*"},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=of_deployments(deployments),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=silence,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name=RESCUED,
+                message="The worker of this run died: it is set going again, without paying again.",
+                force=True,
+            )
+        ],
+    )
+
+
+def of_deployments(deployments: list[UUID]) -> ResourceSpecification:
+    """What events of runs of these deployments are related to."""
+    return ResourceSpecification(
+        {
+            "prefect.resource.role": "deployment",
+            "prefect.resource.id": [f"prefect.deployment.{deployment}" for deployment in deployments],
+        }
+    )
 
 
 def notify(block_document_id: UUID) -> AutomationCore:
@@ -50,12 +98,7 @@ def follow_up(deployment: DeploymentResponse, sources: list[UUID]) -> Automation
         trigger=EventTrigger(
             expect={"xai-video.stored"},
             match=VIDEOS,
-            match_related=ResourceSpecification(
-                {
-                    "prefect.resource.role": "deployment",
-                    "prefect.resource.id": [f"prefect.deployment.{source}" for source in sources],
-                }
-            ),
+            match_related=of_deployments(sources),
             posture=Posture.Reactive,
             threshold=1,
         ),

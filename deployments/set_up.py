@@ -18,7 +18,7 @@ from uuid import UUID
 
 import prefect_aws
 import yaml
-from automations import follow_up, notify
+from automations import follow_up, notify, rescue
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitCreate, WorkPoolCreate
@@ -52,10 +52,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bucket", help="S3 bucket for the videos; needed unless the pool is of processes")
     parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block, such as slack-webhook/team")
     parser.add_argument("--follow-up", metavar="FLOW/NAME", help="deployment to run when a video was stored")
+    parser.add_argument("--rescue", action="store_true", help="set runs going again whose worker died")
     return parser.parse_args()
 
 
-async def set_up(pool: str, bucket: str | None, notified: str | None, followed_up: str | None) -> None:
+async def set_up(
+    pool: str, bucket: str | None, notified: str | None, followed_up: str | None, *, rescued: bool
+) -> None:
     """Create what is missing, and say what was done, line by line."""
     async with get_client() as client:
         await register_blocks()
@@ -69,6 +72,8 @@ async def set_up(pool: str, bucket: str | None, notified: str | None, followed_u
             await create_automation(client, notify(block))
         if followed_up:
             await create_automation(client, await follow_up_of(client, followed_up, names))
+        if rescued:
+            await create_automation(client, rescue(await ids_of(client, names)))
     # Runs start with the first `python` of the PATH, which must have the package.
     path = f'PATH="{Path(sys.executable).parent}:$PATH" ' if pool == "process" else ""
     say(f"\nStart a worker: {path}prefect worker start --pool {pool_name(pool)}")
@@ -211,6 +216,12 @@ async def follow_up_of(client: PrefectClient, name: str, names: list[str]) -> Au
     return follow_up(deployment, sources)
 
 
+async def ids_of(client: PrefectClient, names: list[str]) -> list[UUID]:
+    """The ids of the deployments that make one video: only their runs stop after three rescues."""
+    makes_one = [name for name in names if name.startswith(("generate-video/", "collect-video/"))]
+    return [(await client.read_deployment_by_name(name)).id for name in makes_one]
+
+
 async def create_automation(client: PrefectClient, automation: AutomationCore) -> None:
     """Create an automation, unless there is one of that name."""
     there = await client.read_automations_by_name(automation.name)
@@ -251,7 +262,7 @@ def main() -> None:
     # Entry points and working directories are those of the checkout.
     os.chdir(ROOT)
     try:
-        asyncio.run(set_up(chosen.pool, chosen.bucket, chosen.notify, chosen.follow_up))
+        asyncio.run(set_up(chosen.pool, chosen.bucket, chosen.notify, chosen.follow_up, rescued=chosen.rescue))
     except XaiVideoError as error:
         sys.exit(str(error))
 

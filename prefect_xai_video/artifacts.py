@@ -344,6 +344,9 @@ _TELLINGS: dict[type[XaiVideoError], _Telling] = {
         "A global limit of Prefect's has no room",
         f"wait until the limit has room, or raise it under *Concurrency*, then {_AGAIN}",
     ),
+    errors.RescuesExhausted: _Telling(
+        "The run lost its worker too often", f"look at why the workers died, then {_AGAIN}"
+    ),
     errors.StorageError: _Telling("The storage can't be used", f"mend what is named above, then {_AGAIN}"),
     errors.AuthenticationFailed: _Telling("xAI does not take the API key", f"mend the API key, then {_AGAIN}"),
     errors.AccessDenied: _Telling("xAI gives no access", f"look at credits and access at xAI, then {_AGAIN}"),

@@ -5,6 +5,7 @@
     ├── MissingCredentials      no API key
     ├── KeyConflict             the key belongs to another request, API or team
     ├── LimitReached            a global limit of Prefect's has no room for it
+    ├── RescuesExhausted        the run lost its worker too often and is not set going again
     ├── StorageError            the store can't be read or written
     ├── ApiError                xAI, or the way to it, said no
     │   ├── AuthenticationFailed    the API key is wrong
@@ -114,6 +115,12 @@ class KeyConflict(XaiVideoError):
 
 class LimitReached(XaiVideoError):
     """A global limit of Prefect's, such as the budget, has no room for the video. Nothing was sent."""
+
+
+class RescuesExhausted(XaiVideoError):
+    """The run was set going again three times because its worker had died, and is stopped now."""
+
+    nothing_accepted = False
 
 
 class StorageError(XaiVideoError):

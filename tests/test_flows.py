@@ -12,6 +12,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.filesystems import LocalFileSystem
+from prefect.flow_engine import run_flow
+from prefect.states import Running, Scheduled
 
 from prefect_xai_video import (
     Receipt,
@@ -33,6 +35,7 @@ from prefect_xai_video.errors import (
     StorageError,
     VideoModerated,
 )
+from prefect_xai_video.rescues import RESCUED
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 PROMPT = "A cat that nobody may see in a log"
@@ -248,3 +251,22 @@ async def test_a_run_keeps_no_secret_and_is_named_after_what_it_does(directory, 
 def test_the_package_is_registered_as_a_collection():
     names = {entry.value for entry in entry_points(group="prefect.collections")}
     assert "prefect_xai_video" in names
+
+
+@pytest.mark.parametrize("rescues", [3, 4])
+async def test_a_run_that_was_rescued_three_times_is_stopped_with_a_sentence(directory, xai, submissions, rescues):
+    async with get_client() as prefect:
+        parameters = {"prompt": "A cat", "duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+        run = await prefect.create_flow_run(agenerate_video, parameters={"prompt": "A cat", "key": "cat"})
+        for _ in range(rescues):
+            await prefect.set_flow_run_state(run.id, Running(), force=True)
+            await prefect.set_flow_run_state(run.id, Scheduled(name=RESCUED), force=True)
+        run = await prefect.read_flow_run(run.id)
+    state = await run_flow(agenerate_video, flow_run=run, parameters=parameters, return_type="state")
+    if rescues == 3:
+        assert state.is_completed()
+        assert submissions() == 1
+    else:
+        assert state.is_failed()
+        assert "After 3 rescues the run is stopped" in state.message
+        assert submissions() == 0

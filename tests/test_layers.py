@@ -48,7 +48,7 @@ ORDER = [
     {"generation"},
     {"settings"},
     {"credentials", "direct_task", "keys", "assets", "events", "prefect_api"},
-    {"deployed", "hooks", "limits"},
+    {"deployed", "hooks", "limits", "rescues"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},
     {"flows", "interruption", "jobs"},

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpx
 import jsonschema
 import pytest
 import yaml
@@ -31,14 +33,17 @@ from prefect.client.schemas.actions import (
     WorkPoolUpdate,
 )
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import EntrypointType
 from prefect.server.api import collections
+from prefect.settings import Settings
 from prefect.states import Cancelling
 from prefect.utilities.templating import apply_values
 from server import running_server, running_worker, server_environment, used_by_this_process
 
+from prefect_xai_video import agenerate_video
 from prefect_xai_video.limits import LIMITS
 
 # The first test of a module starts a server, sets it up and starts a worker.
@@ -390,6 +395,57 @@ def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker
     has_said(run.id, f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}")
     assert run.state.is_cancelled()
     assert state_of("by/nobody-waits", s3) == "submitted"
+
+
+AUTOMATIONS = runpy.run_path(str(ROOT / "deployments" / "automations.py"))
+
+
+def test_the_rescue_waits_for_three_heartbeats_and_is_of_these_deployments_only():
+    deployment = uuid4()
+    rescue = AUTOMATIONS["rescue"]([deployment])
+    assert rescue.trigger.within == timedelta(seconds=540)
+    assert rescue.trigger.within >= 3 * timedelta(seconds=Settings().flows.heartbeat_frequency)
+    assert rescue.trigger.match_related.root["prefect.resource.id"] == [f"prefect.deployment.{deployment}"]
+    [action] = rescue.actions
+    assert (action.state, action.name, action.force) == (StateType.SCHEDULED, "Rescued", True)
+
+
+def heard_of(api: str, run_id: UUID) -> bool:
+    """Whether the server has had a heartbeat of a run."""
+    wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run_id}"]}}
+    return httpx.post(f"{api}/events/filter", json={"filter": wanted}).json()["total"] > 0
+
+
+def test_a_run_whose_worker_was_killed_is_set_going_again_and_pays_once(first, api, env, home, emulator, s3):
+    pool, key = "doomed", "by/rescue"
+    with get_client(sync_client=True) as prefect:
+        prefect.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        storage = prefect.read_deployment_by_name(GENERATE).parameters
+        deployment = RunnerDeployment.from_flow(
+            agenerate_video, "doomed", work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
+        ).apply()
+        prefect.create_automation(AUTOMATIONS["rescue"]([deployment], timedelta(seconds=15)))
+        parameters = storage | {"prompt": "A cat to be rescued", "duration": 1, "key": key}
+        run = prefect.create_flow_run_from_deployment(deployment, parameters=parameters)
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--prefetch-seconds", "1"]
+        waits_long = {"PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS": "600", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        with (home / "doomed.log").open("wb") as log:
+            doomed = subprocess.Popen(command, env=env | waits_long, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_until(lambda: f"{key}.json" in objects(s3) and state_of(key, s3) == "submitted")
+            wait_until(lambda: heard_of(api, run.id))
+        finally:
+            os.killpg(doomed.pid, signal.SIGKILL)
+            doomed.wait()
+        with running_worker(home / "home", api, pool, **env):
+            wait_until(lambda: has_ended(run.id))
+        states = prefect.read_flow_run_states(run.id)
+
+    assert states[-1].is_completed(), states[-1]
+    assert "Rescued" in {state.name for state in states}
+    assert f"{key}.mp4" in objects(s3)
+    sent = [request for request in emulator.requests() if request["method"] == "POST"]
+    assert sum("A cat to be rescued" in json.dumps(request) for request in sent) == 1
 
 
 def test_a_deployment_reads_images_of_its_own_bucket_and_no_file_of_the_worker(worker, s3):
