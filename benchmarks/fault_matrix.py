@@ -5,7 +5,7 @@ those of the POST once more with direct delivery to an S3 server; and, where gRP
 xai-sdk as its documentation has it, and through a plain Prefect task with two retries round xai-sdk. What stands in
 for xAI's gRPC service is in `xai_sdk_server.py`.
 
-    python benchmarks/fault_matrix.py [--only FAULT ...] [--without-sdk]
+    python benchmarks/fault_matrix.py [--only FAULT ...] [--without-sdk] [--small]
 
 `NAME` is a fault that happens once (or, where that makes no sense, as long as the video lives), `NAME*9` one that
 lasts for nine calls. What is counted comes from the emulator's log and ledger, by prompt. A video is delivered if its
@@ -28,7 +28,6 @@ import asyncio
 import datetime
 import importlib.util
 import io
-import logging
 import os
 import re
 import sys
@@ -173,6 +172,7 @@ FAULTS = (
     "download-no-range",
     "signed-url",
 )
+A_FEW_FAULTS = (NO_FAULT, "start-429", "start-accepted-cut", "moderated", "poll-500", "download-cut")
 REST_ONLY = {
     "start-429-retry-after",
     "start-429-date",
@@ -286,6 +286,11 @@ class Row:
     def delivered(self) -> bool:
         """Whether there is a whole video."""
         return self.outcome == DELIVERED
+
+    @property
+    def keeps_promise(self) -> bool:
+        """Whether nothing was paid twice, and no request id was lost."""
+        return self.paid + self.paid_again <= 1 and self.lost == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,6 +516,7 @@ def applies(way: str, fault: str, bench: Bench) -> bool:
 def open_bench(with_sdk: bool) -> Iterator[Bench]:
     """An emulator, a temporary Prefect server, a directory and, if wanted, the emulator in gRPC."""
     from prefect.testing.utilities import prefect_test_harness
+    from servers import bucket
 
     from prefect_xai_video.emulator import Emulator
 
@@ -522,34 +528,8 @@ def open_bench(with_sdk: bool) -> Iterator[Bench]:
             from xai_sdk_server import xai_sdk_server
 
             sdk_host = stack.enter_context(xai_sdk_server(emulator.base_url))
-        bucket = stack.enter_context(open_bucket())
         stack.enter_context(prefect_test_harness(server_startup_timeout=120))
-        yield Bench(emulator, directory, sdk_host, bucket)
-
-
-@contextmanager
-def open_bucket() -> Iterator["S3Bucket"]:
-    """A bucket on moto's server."""
-    from moto.server import ThreadedMotoServer
-    from prefect_aws import AwsCredentials, S3Bucket
-    from prefect_aws.client_parameters import AwsClientParameters
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        config = {"s3": {"addressing_style": "path"}, "signature_version": "s3v4"}
-        credentials = AwsCredentials(
-            aws_access_key_id="access",
-            aws_secret_access_key="secret",
-            region_name="us-east-1",
-            aws_client_parameters=AwsClientParameters(endpoint_url=f"http://{host}:{port}", config=config),
-        )
-        credentials.get_s3_client().create_bucket(Bucket="videos")
-        yield S3Bucket(bucket_name="videos", credentials=credentials)
-    finally:
-        server.stop()
+        yield Bench(emulator, directory, sdk_host, stack.enter_context(bucket()))
 
 
 def table(header: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
@@ -627,6 +607,7 @@ def again_of(rows: list[Row]) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="FAULT", default=FAULTS, help="names as in the table")
+    parser.add_argument("--small", action="store_const", dest="only", const=A_FEW_FAULTS, help="a few faults only")
     parser.add_argument("--without-sdk", action="store_true", help="measure this package alone")
     options = parser.parse_args()
     if not options.without_sdk and importlib.util.find_spec("xai_sdk") is None:
@@ -643,6 +624,8 @@ def main() -> None:
         rows = asyncio.run(measure_all(options.only, bench))
     print(matrix(rows), summary(rows), again_of(rows), sep="\n\n")
     print(f"\nMeasured in {time.monotonic() - began:.0f} s.")
+    if broken := [row.fault for row in rows if row.way in {PLUGIN, DIRECT} and not row.keeps_promise]:
+        sys.exit(f"Paid again, or lost a request id: {', '.join(broken)}")
 
 
 if __name__ == "__main__":

@@ -6,53 +6,16 @@ waits up to a second for its thread of heartbeats.
 """
 
 import asyncio
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
+from servers import emulator, prefect_server
+from size import is_small
+
 ROUNDS = 7
-PORT = 8932
-SCHEDULE = {"FIRST_POLL_SECONDS": "0.5", "POLL_MIN_SECONDS": "0.2", "POLL_MAX_SECONDS": "0.5"}
-
-
-@contextmanager
-def server(home: str):
-    """A Prefect server, and the environment that leads to it."""
-    os.environ |= {
-        "PREFECT_HOME": home,
-        "PREFECT_API_URL": f"http://127.0.0.1:{PORT}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
-    } | {f"PREFECT_INTEGRATIONS_XAI_VIDEO_{name}": value for name, value in SCHEDULE.items()}
-    command = [Path(sys.executable).with_name("prefect"), "server", "start", "--port", str(PORT)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/api/health").close()
-                break
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def emulator():
-    command = [sys.executable, "-m", "prefect_xai_video.emulator", "--render-seconds", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def timed(call) -> float:
@@ -62,14 +25,14 @@ def timed(call) -> float:
 
 
 def main() -> None:
+    rounds = 1 if is_small(__doc__) else ROUNDS
     with ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(server(directory))
-        base_url = stack.enter_context(emulator())
-        measure(base_url, Path(directory))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(prefect_server(directory))
+        measure(stack.enter_context(emulator()), directory, rounds)
 
 
-def measure(base_url: str, directory: Path) -> None:
+def measure(base_url: str, directory: Path, rounds: int) -> None:
     from prefect import flow
     from prefect.filesystems import LocalFileSystem
 
@@ -108,7 +71,7 @@ def measure(base_url: str, directory: Path) -> None:
         "an empty sync flow": empty,
     }
     times = {name: [] for name in sides}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, call in sides.items():
             taken = timed(call)
             if number:

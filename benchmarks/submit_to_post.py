@@ -18,16 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from empty_flows import empty, empty_with_key
-from memory import bucket
-from overhead import server
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
 from prefect.filesystems import LocalFileSystem
 from prefect.flows import EntrypointType
 from prefect_aws import S3Bucket
+from servers import bucket, prefect_server, running
+from size import is_small
 
 from prefect_xai_video.emulator import Emulator
 
@@ -39,25 +38,20 @@ POOL = "xai-video-process"
 @contextmanager
 def worker():
     """A process worker that looks for work once a second."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
-    environment = os.environ | {
+    os.environ |= {
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PYTHONPATH": str(HERE),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with running("-m", "prefect", "worker", "start", "--pool", POOL):
         yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 async def deploy(base_url: str) -> None:
     """Set the server up, and deploy the empty flows in the same way."""
     command = [sys.executable, HERE.parent / "deployments" / "set_up.py", "--pool", "process"]
     environment = os.environ | {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url}
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     async with get_client() as client:
         job = (await client.read_deployment_by_name("generate-video/process")).job_variables
     for its_flow in (empty, empty_with_key):
@@ -84,7 +78,7 @@ async def saved(block: Block) -> dict:
     return {"$ref": {"block_document_id": str(await block.save("any"))}}
 
 
-async def measure(emulator: Emulator, home: str, s3: S3Bucket) -> None:
+async def measure(emulator: Emulator, home: str, s3: S3Bucket, small: bool) -> None:
     await deploy(emulator.base_url)
     video = {"prompt": "A cat", "duration": 1}
     generate, directory = "generate-video/process", LocalFileSystem(basepath=f"{home}/videos")
@@ -98,8 +92,10 @@ async def measure(emulator: Emulator, home: str, s3: S3Bucket) -> None:
         "video to a directory": (generate, {**video, "storage": await saved(directory)}),
         "video to S3": (generate, {**video, "storage": await saved(s3)}),
     }
+    if small:
+        sides = {side: sides[side] for side in ("empty flow", "video")}
     times = {side: [] for side in sides}
-    for number in range(ROUNDS + 1):
+    for number in range(int(small), 2 if small else ROUNDS + 1):
         for side, (deployment, parameters) in sides.items():
             seconds = await taken(emulator, deployment, parameters)
             if number:
@@ -111,13 +107,13 @@ async def measure(emulator: Emulator, home: str, s3: S3Bucket) -> None:
 
 
 def main() -> None:
+    small = is_small(__doc__)
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(server(home))
-        refresh_global_settings_context()
+        stack.enter_context(prefect_server(Path(home)))
         emulator = stack.enter_context(Emulator(render_seconds=1))
         stack.enter_context(worker())
-        asyncio.run(measure(emulator, home, stack.enter_context(bucket())))
+        asyncio.run(measure(emulator, home, stack.enter_context(bucket()), small))
 
 
 if __name__ == "__main__":
