@@ -13,6 +13,13 @@ PATIENCE_MS = 60_000
 expect.set_options(timeout=PATIENCE_MS)
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what needs a browser: `-m "not browser"` leaves it out."""
+    for item in items:
+        if "page" in item.fixturenames:
+            item.add_marker("browser")
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
     """Chromium. Tests that use it run on the session's event loop."""
