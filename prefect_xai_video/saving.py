@@ -10,7 +10,7 @@ from prefect_xai_video.errors import DownloadError, RequestRejected, StorageErro
 from prefect_xai_video.inquiry import Inquiry
 from prefect_xai_video.journal import MOST_OVERTAKEN, Journal
 from prefect_xai_video.receipts import Receipt, StoredFile
-from prefect_xai_video.stores import Held, Overtaken, VideoStore
+from prefect_xai_video.stores import Held, NotOverwritten, Overtaken, VideoStore
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +115,29 @@ class Saving:
 
     async def _restore(self, held: Held, lost: StoredFile) -> Held:
         """Fetch a stored video again that is missing in its place, or is not the one that was stored there."""
-        receipt = held.receipt
-        with self._store.workspace(receipt.key) as path:
-            download = await self._fetch_again(receipt, lost, path)
-            moved_to = await self._store.set_aside(receipt.key)
-            if moved_to is not None:
-                logger.warning("%s was not the video that was stored there: moved to %s", lost.uri, moved_to)
-            file = await self._store.put_video(held, path, self._store.file(receipt.key, download))
-        logger.warning("%s was fetched from xAI again, without paying", lost.uri)
+        key = held.receipt.key
+        with self._store.workspace(key) as path:
+            download = await self._fetch_again(held.receipt, lost, path)
+            file = self._store.file(key, download)
+            # A download takes its time: somebody else may have fetched it meanwhile.
+            for _ in range(MOST_OVERTAKEN):
+                with suppress(Overtaken):
+                    return await self._note_restored(held, await self._put_back(held, path, file))
+                held = await self.journal.read(key)
+                if held.receipt.file is not None and await self._store.holds_video(key, held.receipt.file):
+                    return held
+        raise StorageError(f"The receipt {self._store.receipt_uri(key)} kept changing.")
+
+    async def _put_back(self, held: Held, path: Path, file: StoredFile) -> StoredFile:
+        try:
+            return await self._store.put_video(held, path, file)
+        except NotOverwritten:
+            moved_to = await self._store.set_aside(held.receipt.key)
+            logger.warning("%s was not the video that was stored there: moved to %s", file.uri, moved_to)
+            return await self._store.put_video(held, path, file)
+
+    async def _note_restored(self, held: Held, file: StoredFile) -> Held:
+        logger.warning("%s was fetched from xAI again, without paying", file.uri)
         return await self.journal.change(held, lambda receipt: receipt.restored(file))
 
     async def _fetch_again(self, receipt: Receipt, lost: StoredFile, path: Path) -> Download:

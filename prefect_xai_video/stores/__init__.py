@@ -7,7 +7,7 @@ from prefect.blocks.core import Block
 from prefect.filesystems import LocalFileSystem
 
 from prefect_xai_video.errors import StorageError
-from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, Overtaken, VideoStore, lost
+from prefect_xai_video.stores.base import UPLOAD_SECONDS, Held, Misplaced, NotOverwritten, Overtaken, VideoStore, lost
 from prefect_xai_video.stores.directory import LocalStore
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "Held",
     "LocalStore",
     "Misplaced",
+    "NotOverwritten",
     "Overtaken",
     "Storage",
     "VideoStore",

@@ -75,6 +75,17 @@ class Misplaced(StorageError):
         self.receipt = receipt
 
 
+class NotOverwritten(StorageError):
+    """A video can't be put in its place, because another file is there."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(
+            f"There is another file {uri} already: it is not overwritten. Move it away and run again with the same "
+            f"key: the video is fetched, and nothing is paid again.",
+            maybe_paid=True,
+        )
+
+
 class VideoStore(ABC):
     """A place for videos, each `<key>.mp4` with its receipt `<key>.json` beside it.
 
@@ -142,7 +153,8 @@ class VideoStore(ABC):
 
         Raises:
             Overtaken: If somebody has written another receipt since.
-            StorageError: If it can't be written, or if another file is in its place.
+            NotOverwritten: If another file is in its place.
+            StorageError: If it can't be written.
         """
 
     @abstractmethod
@@ -226,7 +238,8 @@ class VideoStore(ABC):
             The stored file, or None if nothing was delivered, or no whole video.
 
         Raises:
-            StorageError: If it can't be moved, or if another file is in its place.
+            NotOverwritten: If another file is in its place.
+            StorageError: If it can't be moved.
         """
         return None
 
@@ -272,15 +285,6 @@ def lost(file: StoredFile) -> StorageError:
     return StorageError(
         f"{file.uri} should be there with {file.size} bytes and the digest {file.sha256}, but it is missing, or "
         f"another file has its name. Put it back.",
-        maybe_paid=True,
-    )
-
-
-def not_overwritten(uri: str) -> StorageError:
-    """The error of a video that can't be put in its place, because another file is there."""
-    return StorageError(
-        f"There is another file {uri} already: it is not overwritten. Move it away and run again with the same key: "
-        f"the video is fetched, and nothing is paid again.",
         maybe_paid=True,
     )
 

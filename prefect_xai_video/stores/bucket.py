@@ -33,6 +33,7 @@ from prefect_xai_video.stores.base import (
     MOST_COPIED,
     UPLOAD_SECONDS,
     Held,
+    NotOverwritten,
     Overtaken,
     VideoStore,
     as_storage_error,
@@ -41,7 +42,6 @@ from prefect_xai_video.stores.base import (
     delivery_name,
     foreign,
     lost,
-    not_overwritten,
 )
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class S3Store(VideoStore):
         if (etag := self._etag_of(client, name, file)) is not None:
             return etag
         if self._head(client, name) is not None:
-            raise not_overwritten(file.uri)
+            raise NotOverwritten(file.uri)
         raise StorageError(f"{file.uri} was put, but is not there.", transient=True, maybe_paid=True)
 
     def _etag_of(self, client: "S3Client", name: str, file: StoredFile) -> str | None:
@@ -355,7 +355,7 @@ class S3Store(VideoStore):
             if digest is None:
                 digest = self._digest(client, name)
                 if digest != self._digest(client, target):
-                    raise not_overwritten(self.uri(target))
+                    raise NotOverwritten(self.uri(target))
         except client.exceptions.NoSuchKey:
             # Somebody else has stored it meanwhile, and removed what was delivered.
             return None

@@ -37,13 +37,13 @@ from prefect_xai_video.reading import open_regular, read_to
 from prefect_xai_video.receipts import Receipt, StoredFile
 from prefect_xai_video.stores.base import (
     Held,
+    NotOverwritten,
     Overtaken,
     VideoStore,
     as_storage_error,
     aside_name,
     check_room,
     foreign,
-    not_overwritten,
 )
 
 MAX_RECEIPT_BYTES = 16 * 2**20
@@ -266,12 +266,15 @@ class LocalStore(VideoStore):
         target = self._path(f"{held.receipt.key}.mp4")
         with as_storage_error(target):
             self._check_unchanged(held)
+            found = video.stat()
             if not _link(video, target):
-                raise not_overwritten(file.uri)
+                raise NotOverwritten(file.uri)
             # As long as both names are of one file, whoever writes to the temporary one changes the video.
             video.unlink(missing_ok=True)
             _sync_directory(target.parent)
-            found = target.stat()
+            with suppress(FileNotFoundError):
+                # Somebody else may have set it aside already.
+                found = target.stat()
         if found.st_size != file.size:
             raise StorageError(f"{target} has {found.st_size} bytes instead of {file.size}.", maybe_paid=True)
         return file.model_copy(update={"version": str(found.st_mtime_ns)})

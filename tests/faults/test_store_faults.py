@@ -345,6 +345,14 @@ async def test_a_stored_video_that_is_replaced_by_one_of_the_same_size_is_fetche
     assert submissions() == 1
 
 
+async def test_two_who_miss_a_stored_video_at_once_both_have_it(either, submissions):
+    made = await make(either)
+    assert await either.store.set_aside("cat")
+    assert await asyncio.gather(either.save("cat"), either.save("cat")) == [made, made]
+    assert hashlib.sha256(read_beside(either.store, "cat.mp4")).hexdigest() == made.sha256
+    assert submissions() == 1
+
+
 def write_foreign(store, content):
     if isinstance(store, LocalStore):
         (store.root / "cat.mp4").write_bytes(content)
