@@ -179,7 +179,9 @@ class Generation:
         held = await self._journal.read_settled(key)
         if held is None:
             account = await account_of(self.client, with_team=False)
-            return await self._journal.create(Receipt.adopt(key, request_id, flow_run_id, api=account.api))
+            return await self._journal.create(
+                Receipt.adopt(key, request_id, flow_run_id, api=account.api, team=account.team)
+            )
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held

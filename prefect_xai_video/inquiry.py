@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from prefect_xai_video.accounts import account_of, check_owner, is_same
 from prefect_xai_video.client import XaiVideoClient
-from prefect_xai_video.errors import RequestRejected
+from prefect_xai_video.errors import ApiError, RequestRejected
 from prefect_xai_video.journal import Journal, with_request_id
 from prefect_xai_video.receipts import Receipt
+from prefect_xai_video.redaction import Redaction
 from prefect_xai_video.responses import VideoStatus
 from prefect_xai_video.stores import Held
 
@@ -41,8 +42,10 @@ class Inquiry:
         request_id = receipt.request_id or ""
         try:
             return await self.client.get(request_id, client_request_id=receipt.attempt.claim)
-        except RequestRejected as error:
-            if error.http_status != 404:
+        except ApiError as error:
+            # Only the receipt knows the prompt, which xAI may quote.
+            error.message = Redaction(prompt=receipt.request.get("prompt"))(error.message)
+            if not isinstance(error, RequestRejected) or error.http_status != 404:
                 raise
             return await self._not_found(receipt, error)
 

@@ -289,9 +289,17 @@ class Receipt(_Frozen):
         return cls(key=key, api=api, team=team, attempts=(attempt,))
 
     @classmethod
-    def adopt(cls, key: str, request_id: str, flow_run_id: str | None = None, *, api: str | None = None) -> Self:
+    def adopt(
+        cls,
+        key: str,
+        request_id: str,
+        flow_run_id: str | None = None,
+        *,
+        api: str | None = None,
+        team: str | None = None,
+    ) -> Self:
         """Begin a receipt for a request that somebody else has sent, in state `submitted`."""
-        return cls(key=key, api=api, attempts=(_adopted(1, request_id, flow_run_id, {}),))
+        return cls(key=key, api=api, team=team, attempts=(_adopted(1, request_id, flow_run_id, {}),))
 
     def to_json(self) -> bytes:
         """Write the receipt as it lies in a store."""
@@ -575,7 +583,9 @@ class Receipt(_Frozen):
             return self.submitted(request_id)
         if "sending" not in LEGAL[self.state]:
             raise IllegalTransition(f"A receipt that is {self.state} has its request.", key=self.key)
-        attempt = _adopted(len(self.attempts) + 1, request_id, flow_run_id, _facts(self.attempt))
+        # Under a key for which all was refused, nothing tells whose request it is.
+        facts = _facts(self.attempt) if self.maybe_paid else {}
+        attempt = _adopted(len(self.attempts) + 1, request_id, flow_run_id, facts)
         return self.model_copy(update={"attempts": (*self.attempts, attempt)})
 
     def error(self) -> XaiVideoError:

@@ -70,7 +70,8 @@ def parse_request_id(body: bytes, redact: Redaction) -> str | None:
     request_id = as_object(body).get("request_id")
     if not isinstance(request_id, str) or not request_id.strip() or not request_id.isprintable():
         return None
-    return None if len(request_id) > _MAX_REQUEST_ID or redact.finds_key(request_id) else request_id
+    may_hold_a_secret = redact.finds_key(request_id) or "://" in request_id
+    return None if len(request_id) > _MAX_REQUEST_ID or may_hold_a_secret else request_id
 
 
 def parse_status(request_id: str, http_status: int, body: bytes, redact: Redaction) -> VideoStatus | None:
@@ -107,6 +108,9 @@ def parse_status(request_id: str, http_status: int, body: bytes, redact: Redacti
 def _parse_known(request_id: str, answer: Mapping[str, Any], redact: Redaction) -> VideoStatus:
     video = _mapping(answer.get("video"))
     url = _url(video.get("url")) or _url(_mapping(video.get("file_output")).get("public_url"))
+    if url is not None and redact.finds_key(url):
+        # It would carry the API key to the host of the video, and into the receipt.
+        url = None
     code, message = _error_of(answer)
     return VideoStatus(
         request_id=request_id,

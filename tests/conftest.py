@@ -21,6 +21,7 @@ for name in ("XAI_API_KEY", "XAI_BASE_URL"):
 
 import pytest
 from api_key import API_KEY
+from hypothesis import HealthCheck, settings
 from ports import free_port
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -32,6 +33,10 @@ from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
 
 RENDER_SECONDS = 0.3
+
+# No test depends on the speed of the machine.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from scripted import CUT, NOT_HERE, SILENCE, ScriptedServer, answer, mp4
 from prefect_xai_video import Retries, Timeouts, XaiVideoClient, journal, submission
 from prefect_xai_video.accounts import account_of
 from prefect_xai_video.client import Accepted
+from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.errors import (
     DownloadError,
     InvalidRequest,
@@ -594,6 +595,64 @@ async def test_the_emulator_is_one_whatever_its_port_and_is_noted_with_its_team(
     assert (receipt.api, receipt.team) == ("emulator", "ours")
     async with scripted([], local, team("ours")) as (engine, _):
         assert (await engine.start(REQUEST, "cat")).request_id == ID
+
+
+async def test_an_api_on_this_machine_that_said_nothing_is_not_xais(local):
+    async with scripted([ACCEPTED], local) as (engine, _):
+        assert (await engine.start(REQUEST, "cat")).api == "localhost"
+    async with XaiVideoClient(API_KEY) as client:
+        with pytest.raises(KeyConflict, match=r"api\.x\.ai"):
+            await Generation(client, local, SCHEDULE).start(REQUEST, "cat")
+    async with scripted([], local, team("ours")) as (engine, _):
+        assert (await engine.start(REQUEST, "cat")).request_id == ID
+
+
+async def test_a_run_that_is_cancelled_while_it_asks_whose_key_it_has_teaches_nobody(local):
+    async with scripted([ACCEPTED], local, team("ours")) as (engine, _):
+        me, engine.client.me = engine.client.me, asyncio.Event().wait
+        starting = asyncio.create_task(engine.start(REQUEST, "cat"))
+        await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        engine.client.me = me
+        assert (await engine.start(REQUEST, "cat")).team == "ours"
+
+
+async def test_an_emulator_is_recognised_whatever_its_key():
+    with Emulator(api_key="emulator", render_seconds=0.1) as running:
+        async with XaiVideoClient("emulator", running.base_url) as client:
+            assert (await account_of(client, with_team=True)).api == "emulator"
+
+
+@pytest.mark.parametrize("again", [{}, {"regenerate": True}])
+async def test_a_foreign_file_is_seen_before_a_key_is_paid_for_again(local, again):
+    async with scripted([TOO_MANY, TOO_MANY], local) as (engine, server):
+        with pytest.raises(RateLimited):
+            await engine.start(REQUEST, "cat")
+        (local.root / "cat.mp4").write_bytes(b"an original")
+        with pytest.raises(StorageError, match="Nothing was sent"):
+            await engine.start(REQUEST, "cat", **again)
+        assert len(server.requests) == QUICK.attempts
+    assert (local.root / "cat.mp4").read_bytes() == b"an original"
+
+
+async def test_a_prompt_that_xai_quotes_in_a_poll_is_not_repeated(local):
+    quoting = answer("403 Forbidden", b'{"code":"permission-denied","error":"You asked: A cat that nobody may see"}')
+    request = build_request("A cat that nobody may see", duration=1)
+    async with scripted([ACCEPTED, quoting], local) as (engine, _):
+        await engine.start(request, "cat")
+        with pytest.raises(XaiVideoError) as caught:
+            await engine.wait("cat", timeout=5)
+    assert "nobody may see" not in str(caught.value)
+
+
+async def test_an_id_that_is_adopted_where_all_was_refused_is_of_a_request_that_nobody_knows(local):
+    async with scripted([TOO_MANY, TOO_MANY, done("https://vidgen.x.ai/v.mp4")], local) as (engine, _):
+        with pytest.raises(RateLimited):
+            await engine.start(REQUEST, "cat")
+        await engine.adopt("found", "cat")
+        assert (await engine.start(OTHER, "cat")).request_id == "found"
 
 
 @pytest.mark.parametrize(

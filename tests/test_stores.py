@@ -349,3 +349,24 @@ async def test_an_endpoint_that_is_none_is_one_sentence():
     credentials = AwsCredentials(aws_client_parameters=AwsClientParameters(endpoint_url="no url"))
     with pytest.raises(StorageError, match="Invalid endpoint"):
         await of(credentials).read("cat")
+
+
+async def test_an_old_receipt_that_is_copied_back_leads_to_the_last_one(tmp_path):
+    store = LocalStore(tmp_path)
+    first = await store.create(Receipt.claim("cat", TextRequest(prompt="A cat")))
+    old = (tmp_path / "cat.json").read_bytes()
+    second = await store.replace(first, first.receipt.submitted("id"))
+    # As `cp` does: into the file that is there, and not to another one of its name.
+    (tmp_path / "cat.json").write_bytes(old)
+    assert await store.read("cat") == second
+
+
+async def test_hidden_receipts_that_lead_in_a_circle_are_an_error(tmp_path):
+    store = LocalStore(tmp_path)
+    first = await store.create(Receipt.claim("cat", TextRequest(prompt="A cat")))
+    old = (tmp_path / "cat.json").read_bytes()
+    await store.replace(first, first.receipt.submitted("id"))
+    for receipt in [*tmp_path.glob(".cat.*.json"), tmp_path / "cat.json"]:
+        receipt.write_bytes(old)
+    with pytest.raises(StorageError, match="in a circle"):
+        await store.read("cat")

@@ -274,9 +274,11 @@ def delivery_name(key: str, claim: str) -> str:
 
 
 def foreign(uri: str) -> StorageError:
-    """The error of a video without receipt."""
+    """The error of a file in the place of a video that is about to be paid for."""
     return StorageError(
-        f"There is a file {uri} already, but no receipt: it is not overwritten. Use another key.", maybe_paid=True
+        f"There is a file {uri} already, but no receipt of it: it is not overwritten. Nothing was sent. Use another "
+        f"key, or move it away.",
+        maybe_paid=True,
     )
 
 

@@ -102,16 +102,23 @@ class S3Store(VideoStore):
 
     @override
     async def create(self, receipt: Receipt) -> Held:
-        if not receipt.attempt.direct:
-            check_room(Path(tempfile.gettempdir()))
-        if await self._call(lambda client: self._size(client, f"{receipt.key}.mp4")) is not None:
+        if not await self._has_place(receipt):
             if await self.read(receipt.key) is not None:
                 raise Overtaken
             raise foreign(self.uri(f"{receipt.key}.mp4"))
         return await self._put_receipt(receipt, IfNoneMatch="*")
 
+    async def _has_place(self, receipt: Receipt) -> bool:
+        """Whether a video can be put in its place, which is asked before it is paid for."""
+        if not receipt.attempt.direct:
+            check_room(Path(tempfile.gettempdir()))
+        return await self._call(lambda client: self._size(client, f"{receipt.key}.mp4")) is None
+
     @override
     async def replace(self, held: Held, receipt: Receipt) -> Held:
+        claims = receipt.state == "sending" and held.receipt.state != "sending"
+        if claims and not await self._has_place(receipt):
+            raise foreign(self.uri(f"{receipt.key}.mp4"))
         return await self._put_receipt(receipt, IfMatch=held.version)
 
     @override

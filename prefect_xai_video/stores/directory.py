@@ -184,7 +184,16 @@ class LocalStore(VideoStore):
     def _newest(self, key: str) -> _Written | None:
         """Read the end of a key's chain."""
         newest = _read_written(self._path(f"{key}.json"))
+        seen: set[str] = set()
         while newest is not None and (later := _read_written(self._successor(key, newest.digest))) is not None:
+            if newest.digest in seen:
+                raise StorageError(
+                    f"The hidden receipts beside {self._path(key)}.json were changed by hand: they lead in a circle. "
+                    f"Nothing was sent. Move them and the receipt away, and adopt the request id.",
+                    key=key,
+                    maybe_paid=True,
+                )
+            seen.add(newest.digest)
             newest = later
         return newest
 
@@ -198,9 +207,7 @@ class LocalStore(VideoStore):
             if os.path.lexists(path):
                 raise Overtaken
             path.parent.mkdir(parents=True, exist_ok=True)
-            check_room(self.root)
-            if os.path.lexists(self._path(f"{key}.mp4")):
-                raise foreign(self.uri(f"{key}.mp4"))
+            self._check_place(key)
             content = self._new_content(key, receipt)
             if not self._create_exclusively(key, path, content):
                 raise Overtaken
@@ -210,11 +217,20 @@ class LocalStore(VideoStore):
         key = receipt.key
         with as_storage_error(self._path(f"{key}.json")):
             self._check_unchanged(held)
+            if receipt.state == "sending" and held.receipt.state != "sending":
+                self._check_place(key)
             content = self._new_content(key, receipt, held.version)
             if not self._create_exclusively(key, self._successor(key, held.version), content):
                 raise Overtaken
             self._show(key)
         return Held(receipt, _digest(content))
+
+    def _check_place(self, key: str) -> None:
+        """Check that a video can be put in its place, before it is paid for."""
+        path = self._path(f"{key}.mp4")
+        check_room(path.parent)
+        if os.path.lexists(path):
+            raise foreign(path.as_uri())
 
     def _check_unchanged(self, held: Held) -> None:
         newest = self._newest(held.receipt.key)
@@ -254,12 +270,12 @@ class LocalStore(VideoStore):
         path = self._path(f"{key}.json")
         with suppress(OSError):
             while (newest := self._newest(key)) is not None and newest.path != path:
+                # A copy and not a link: whoever writes into `<key>.json` must not write into the chain.
                 shown = _beside(path)
                 try:
-                    os.link(newest.path, shown)
+                    shown.write_bytes(newest.content)
                     shown.replace(path)
                 finally:
-                    # Where both are the same file already, renaming does nothing.
                     shown.unlink(missing_ok=True)
 
     def _put(self, held: Held, video: Path, file: StoredFile) -> StoredFile:
