@@ -342,7 +342,7 @@ save_video = _task("save_video")(synchronous(asave_video.fn))
 
 async def _derived_key(request: VideoRequest, store: VideoStore) -> str:
     """The key of a request for which none was given; the one of an earlier version, if a run began with that."""
-    key, earlier = derive_key(request), request.earlier_fingerprint
+    key, earlier = await derive_key(request), request.earlier_fingerprint
     if earlier is not None:
         earlier_key = key.replace(request.fingerprint[:KEY_DIGITS], earlier[:KEY_DIGITS])
         if await store.read(earlier_key) is not None:

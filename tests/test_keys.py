@@ -1,10 +1,19 @@
 """Keys that nobody gave: every nesting of flows and tasks, each with a retry after something later broke."""
 
 import asyncio
+import os
+import subprocess
+import sys
 
+import persisted_flows
 import pytest
+from api_key import API_KEY
+from persisted_flows import STEPS, publish
 from prefect import flow, task
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.states import Scheduled
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from prefect_xai_video import agenerate_video, generate_video, start_video
@@ -198,3 +207,76 @@ def test_a_run_that_began_with_an_earlier_version_finds_the_key_of_its_s3_input_
     first, second = publish()
     assert first == second
     assert submissions() == 1
+
+
+# Where Prefect persists the results of those who ask, it does not call them again on a retry.
+
+
+@pytest.fixture
+def broken(tmp_path, xai, monkeypatch):
+    """The file that breaks the second step, and the environment in which the steps find their way."""
+    for name, value in {
+        "BROKEN": tmp_path / "broken",
+        "XAI_API_KEY": API_KEY,
+        "XAI_BASE_URL": xai.base_url,
+        "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": tmp_path / "videos",
+        "PREFECT_LOCAL_STORAGE_PATH": tmp_path / "results",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    (tmp_path / "broken").touch()
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "results"}):
+        yield tmp_path / "broken"
+
+
+@pytest.mark.parametrize("kind", STEPS)
+async def test_a_retry_in_a_new_process_hands_no_video_to_two_calls(kind, broken, submissions):
+    state = await publish(kind, return_state=True)
+    assert state.is_failed()
+    broken.unlink()
+    # What `prefect flow-run retry` does, and the worker that takes the run up.
+    run = state.state_details.flow_run_id
+    async with get_client() as prefect:
+        await prefect.set_flow_run_state(run, Scheduled(), force=True)
+    env = os.environ | {
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PREFECT__FLOW_RUN_ID": str(run),
+        "PREFECT__FLOW_ENTRYPOINT": f"{persisted_flows.__file__}:publish",
+    }
+    command = [sys.executable, "-m", "prefect.engine"]
+    result = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    keys = broken.with_name("keys").read_text().split()
+    assert len(set(keys)) == 2
+    assert submissions() == 2
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_retried_persisted_task_finds_its_own_receipts_again(broken, failing, submissions):
+    tries = Tries(failing)
+
+    @task(retries=1, persist_result=True)
+    async def step(number):
+        tries.note((await agenerate_video("A cat", duration=1)).key)
+
+    @flow
+    async def publish():
+        await asyncio.gather(step(1), step(2))
+
+    await publish()
+    assert len(tries.keys) == 3
+    assert len(set(tries.keys)) == 2
+    assert submissions() == 2
+
+
+@pytest.mark.parametrize("kind", STEPS)
+async def test_a_retry_in_the_same_process_hands_no_video_to_two_calls(kind, broken, submissions):
+    tries = []
+
+    def before(*_):
+        tries.append(1)
+        if len(tries) == 2:
+            broken.unlink()
+
+    retried = publish.with_options(retries=1, on_running=[before])
+    assert len(set(await retried(kind))) == 2
+    assert submissions() == 2

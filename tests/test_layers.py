@@ -47,7 +47,7 @@ ORDER = [
     {"saving", "submission"},
     {"generation"},
     {"settings"},
-    {"credentials", "direct_task", "keys", "assets", "events", "prefect_api"},
+    {"credentials", "direct_task", "assets", "events", "prefect_api"},
     {"deployed", "hooks", "limits", "rescues"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},

@@ -145,3 +145,17 @@ def test_no_task_of_ours_can_be_sent_to_a_task_worker(direct, copied, where, sto
 def test_no_copy_of_a_task_of_ours_persists(where):
     with pytest.raises(InvalidRequest, match="persist_result: True is not allowed for get_video"):
         aget_video.with_options(persist_result=True)
+
+
+async def test_equal_requests_without_a_key_stay_two_videos_when_the_second_times_out(persisting, where, submissions):
+    patience = iter([30, 0.01, 30, 30])
+
+    @flow(retries=1, **persisting)
+    async def twice():
+        return [
+            (await agenerate_video("A cat", duration=1, timeout_seconds=next(patience), **where)).key
+            for _ in range(2)
+        ]
+
+    assert len(set(await twice())) == 2
+    assert submissions() == 2
