@@ -48,7 +48,7 @@ ORDER = [
     {"generation"},
     {"settings"},
     {"credentials", "direct_task", "assets", "events", "prefect_api"},
-    {"deployed", "hooks", "limits", "rescues"},
+    {"deployed", "hooks", "keys", "limits", "rescues"},
     {"artifacts", "blocks", "forms"},
     {"tasks"},
     {"flows", "interruption", "jobs"},
