@@ -1,12 +1,13 @@
 import os
+import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 from one_certificate import ONE_CERTIFICATE
+
+# Processes inherit that SIGINT is ignored from a shell that runs the tests in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -27,7 +28,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
-from server import WITHOUT_EVENTS, migrate, running_server, used_by_this_process
+from server import WITHOUT_EVENTS, migrate, running_server, used_by_this_process, wait_for
 
 from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
@@ -94,11 +95,7 @@ def s3_url(tmp_path_factory):
     command = [sys.executable, Path(__file__).with_name("s3_server.py"), str(port)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(300):
-            with suppress(OSError):
-                urllib.request.urlopen(f"{url}/moto-api/").close()
-                break
-            time.sleep(0.1)
+        wait_for(f"{url}/moto-api/", process)
         yield url
     finally:
         process.terminate()

@@ -58,7 +58,7 @@ def running_server(home: Path, database: Path, **settings: str) -> Iterator[str]
     }
     command = ["-c", WITHOUT_GARBAGE_COLLECTION, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, env, home / "server.log") as process:
-        _wait_for(f"{url}/health", process)
+        wait_for(f"{url}/health", process)
         yield url
 
 
@@ -100,8 +100,8 @@ def _use_in_threads(api_url: str | None) -> None:
 
 def _send_all() -> None:
     """End what sends events and logs in the background: it keeps for ever to the server that it began with."""
-    EventsWorker.drain_all(timeout=30)
-    APILogWorker.drain_all(timeout=30)
+    EventsWorker.drain_all(timeout=120)
+    APILogWorker.drain_all(timeout=120)
 
 
 def server_environment(home: Path, api_url: str) -> dict[str, str]:
@@ -131,7 +131,8 @@ def _running(command: list[str], env: dict[str, str], log: Path) -> Iterator[sub
             process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen, patience: float = 200) -> None:
+def wait_for(url: str, process: subprocess.Popen, patience: float = 300) -> None:
+    """Wait until a server answers."""
     for _ in range(int(patience / 0.2)):
         assert process.poll() is None, f"the server ended with {process.returncode}"
         with suppress(OSError):

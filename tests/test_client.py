@@ -218,7 +218,7 @@ async def test_every_call_has_an_id_of_ours():
 
 async def test_what_is_asked_before_sending_is_asked_once_the_connection_is_open_and_may_forbid_it():
     def forbid():
-        connected.append(server.accepted.wait(10))
+        connected.append(server.accepted.wait(60))
         raise StorageError("The claim was given up.")
 
     connected = []

@@ -93,7 +93,8 @@ async def test_a_submission_whose_reply_was_lost_is_recognised_by_its_video(engi
     assert submissions() == 1
 
 
-async def test_a_lost_reply_is_watched_for_by_the_next_run_too(engine, submissions):
+async def test_a_lost_reply_is_watched_for_by_the_next_run_too(engine, emulator, submissions, monkeypatch):
+    monkeypatch.setattr(emulator._service.production, "_render_seconds", 3)
     text = "A late cat [fault:start-accepted-cut]"
     await engine.start(asked(text), "cat", delivery="direct")
     with pytest.raises(SubmissionUnknown):

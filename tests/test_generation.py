@@ -364,7 +364,7 @@ async def test_a_request_id_that_is_not_known_yet_is_asked_for_again(local):
     unknown = answer("404 Not Found", b'{"code":"not-found","error":"?"}')
     async with scripted([ACCEPTED, unknown, done("https://vidgen.x.ai/v.mp4")], local) as (engine, _):
         await engine.start(REQUEST, "cat")
-        assert (await engine.wait("cat", timeout=5)).state == "done"
+        assert (await engine.wait("cat", timeout=60)).state == "done"
 
 
 async def test_an_expired_url_is_asked_for_again_once(local):
@@ -479,7 +479,7 @@ async def test_only_an_aged_request_of_ones_own_account_expires_by_a_404(
     await submit_long_ago(local, hours=hours, **account)
     async with scripted([unknown] * 3, local, me) as (engine, _):
         with pytest.raises(expected) as caught:
-            await engine.wait("cat", timeout=5)
+            await engine.wait("cat", timeout=60)
     assert (caught.value.key, caught.value.request_id) == ("cat", "aged")
 
 
@@ -489,7 +489,7 @@ async def test_a_clock_that_is_wrong_does_not_expire_a_request(local):
     before = "Date: " + format_datetime(datetime.now(UTC) - timedelta(hours=47), usegmt=True)
     async with scripted([answer("404 Not Found", b"{}", before)] * 3, local, team("ours")) as (engine, _):
         with pytest.raises(RequestRejected, match="does not know this request id"):
-            await engine.wait("cat", timeout=5)
+            await engine.wait("cat", timeout=60)
     assert (await local.read("cat")).receipt.is_not_found
 
 
@@ -497,7 +497,7 @@ async def test_a_few_404s_do_not_end_the_waiting(local):
     await submit_long_ago(local, hours=1, **EMULATED)
     statuses = [UNKNOWN_ID, UNKNOWN_ID, done("https://vidgen.x.ai/v.mp4")]
     async with scripted(statuses, local, team("ours")) as (engine, _):
-        assert (await engine.wait("cat", timeout=5)).state == "done"
+        assert (await engine.wait("cat", timeout=60)).state == "done"
 
 
 @pytest.mark.parametrize("way", ["start", "wait", "save", "adopt"])
@@ -534,7 +534,7 @@ async def test_a_request_that_is_gone_is_given_up_only_where_a_person_says_so_af
         # Not yet: nobody has been told that it is gone.
         assert (await engine.start(REQUEST, "cat", regenerate=True)).request_id == "aged"
         with pytest.raises(RequestRejected, match="regenerate=True"):
-            await engine.wait("cat", timeout=5)
+            await engine.wait("cat", timeout=60)
         assert (await engine.start(REQUEST, "cat")).request_id == "aged"
         receipt = await engine.start(REQUEST, "cat", regenerate=True)
     assert [(attempt.request_id, attempt.outcome) for attempt in receipt.attempts] == [
@@ -549,7 +549,7 @@ async def test_a_request_that_turns_up_again_is_not_given_up(local):
     script = [*[UNKNOWN_ID] * 3, answer("202 Accepted", b"{}")]
     async with scripted(script, local, team("ours")) as (engine, _):
         with pytest.raises(RequestRejected):
-            await engine.wait("cat", timeout=5)
+            await engine.wait("cat", timeout=60)
         receipt = await engine.start(REQUEST, "cat", regenerate=True)
     assert (receipt.request_id, receipt.is_not_found) == ("aged", False)
 
@@ -568,7 +568,7 @@ async def test_a_key_of_another_api_is_a_conflict_and_nothing_is_sent(local, acc
     await local.create(Receipt.claim("cat", REQUEST, **account).submitted("aged"))
     calls = {
         "start": lambda engine: engine.start(REQUEST, "cat"),
-        "wait": lambda engine: engine.wait("cat", timeout=5),
+        "wait": lambda engine: engine.wait("cat", timeout=60),
         "save": lambda engine: engine.save("cat"),
         "adopt": lambda engine: engine.adopt("aged", "cat"),
     }
@@ -700,7 +700,7 @@ async def test_a_late_reply_to_the_first_prompt_is_not_the_video_of_the_second(l
         held = await local.read("cat")
         await local.replace(held, held.receipt.late_reply(first.claim, "late"))
         with pytest.raises(VideoFailed):
-            await engine.wait("cat", timeout=5)
+            await engine.wait("cat", timeout=60)
         # The first prompt's video is there all the same: it is not paid for again.
         with pytest.raises(KeyConflict, match="late"):
             await engine.start(REQUEST, "cat", regenerate=True)
@@ -755,7 +755,7 @@ async def test_many_slow_posts_do_not_queue_behind_each_other(local):
         under_way = threading.Barrier(40)
 
         def slow(request, **options):
-            under_way.wait(30)
+            under_way.wait(120)
             return Accepted("id")
 
         engine.client.submit = slow

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import prefect_xai_video
-from prefect_xai_video import Receipt, XaiCredentials, XaiVideoGenerator, XaiVideoRun
+from prefect_xai_video import Receipt, XaiCredentials, XaiVideoGenerator, XaiVideoRun, generation
 from prefect_xai_video.errors import (
     InvalidRequest,
     KeyConflict,
@@ -187,15 +187,16 @@ async def test_a_run_waits_as_long_as_its_block_says(generator):
 
 
 async def test_cancelling_stops_the_waiting_and_says_how_to_go_on(generator, submissions, monkeypatch, caplog):
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS", "30")
     run = await generator.atrigger(PROMPT, key="cat")
-    waiting = asyncio.create_task(run.await_for_completion())
-    await asyncio.sleep(1)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+    waits = asyncio.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "next_wait", lambda *_: waits.set() or 3600)
+        waiting = asyncio.create_task(run.await_for_completion())
+        await waits.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
     assert "key cat to pick it up without paying again" in caplog.text
-    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS", "0.1")
     await (await generator.arun_of("cat")).await_for_completion()
     assert submissions() == 1
 

@@ -48,7 +48,7 @@ def receipt(directory):
     return json.loads(path.read_text()) if path.exists() else {"state": None}
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=120):
     for _ in range(seconds * 50):
         if condition():
             return
@@ -71,7 +71,7 @@ def test_a_run_that_is_stopped_during_its_post_still_learns_the_request_id(run, 
         process.send_signal(number)
         time.sleep(0.5)
         reply.set()
-        process.wait(30)
+        process.wait(120)
     assert process.returncode != 0
     assert receipt(directory)["state"] == "submitted"
     assert receipt(directory)["request_id"] == "0b6f0a3c-0f0e-4b3a-9d4e-0a7c1d2e3f40"

@@ -101,7 +101,7 @@ def runner(client):
     until(lambda: client.read_automations() and [it.name for it in client.read_deployments()].count("test") == 2)
 
 
-def until(condition, seconds: float = 90):
+def until(condition, seconds: float = 400):
     """Wait until a condition holds, and return what it gave."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

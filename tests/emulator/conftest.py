@@ -1,5 +1,6 @@
 import base64
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -37,6 +38,25 @@ def running():
             client.close()
 
     return start
+
+
+class Clock:
+    """The monotonic clock of emulators, which goes on only when a test says so."""
+
+    def __init__(self):
+        self.now = time.monotonic()
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """Stops the clock by which emulators date renders, URLs and requests."""
+    clock = Clock()
+    for module in ("videos", "service"):
+        monkeypatch.setattr(f"prefect_xai_video.emulator.{module}.time", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ class Api:
     def __init__(self, base_url: str, key: str = KEY):
         self.base_url = base_url
         # Certificates would only take time to load.
-        options = {"base_url": base_url, "timeout": 10, "verify": False}
+        options = {"base_url": base_url, "timeout": 60, "verify": False}
         self.http = httpx.Client(headers={"Authorization": f"Bearer {key}"}, **options)
         self.anonymous = httpx.Client(**options)
 
@@ -38,7 +38,7 @@ class Api:
 
     def wait(self, request_id) -> httpx.Response:
         """Poll until the render is over."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             response = self.poll(request_id)
             if response.status_code != 202:

@@ -194,7 +194,7 @@ OUTCOMES = ("done", "failed", "moderated", "expired", "pending")
 
 def settle(api, ids):
     """Wait, without polling, until videos are what they will be."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(row["outcome"] == "pending" and row["request_id"] in ids for row in api.ledger()["requests"]):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -212,7 +212,7 @@ def test_the_wall_clock_can_run_ahead(running):
             datetime.fromisoformat(api.emulator.requests()[0]["time"]),
             datetime.fromtimestamp(response.json()["video"]["file_output"]["expires_at"] - 3600, UTC),
         ]
-        assert all(timedelta(seconds=-1) <= time - hour < timedelta(seconds=20) for time in times)
+        assert all(timedelta(seconds=-1) <= time - hour < timedelta(seconds=120) for time in times)
         assert response.headers.get_list("Date") == [response.headers["Date"]]
         for url in (response.json()["video"]["url"], response.json()["video"]["file_output"]["public_url"]):
             assert api.anonymous.get(url).status_code == 200
@@ -220,7 +220,7 @@ def test_the_wall_clock_can_run_ahead(running):
 
 def test_without_further_ado_the_clock_is_that_of_this_machine(api):
     date = parsedate_to_datetime(api.http.get("/api-key").headers["Date"])
-    assert abs(datetime.now(UTC) - date) < timedelta(seconds=5)
+    assert abs(datetime.now(UTC) - date) < timedelta(seconds=60)
 
 
 def test_a_public_url_lives_by_the_wall_clock(running, monkeypatch):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-STUCK_SECONDS = 30
+STUCK_SECONDS = 120
 DEAD = "dead"
 
 

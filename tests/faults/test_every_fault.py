@@ -170,7 +170,7 @@ async def try_all(emulator, directory, bucket):
 
 
 async def ended(prompt, credentials, key, **options):
-    seconds = 1.5 if key in ("never-done", "poll-404-always") else 30
+    seconds = 1.5 if key in ("never-done", "poll-404-always") else 200
     try:
         return await agenerate_video(
             prompt, duration=1, key=key, credentials=credentials, timeout_seconds=seconds, **options
