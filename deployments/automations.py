@@ -19,15 +19,15 @@ SILENCE = timedelta(seconds=540)
 """A run that was silent for so long has lost its worker: three times Prefect's default heartbeat of 180 s."""
 
 
-def rescue(deployments: list[UUID], silence: timedelta = SILENCE) -> AutomationCore:
-    """Set a run of these deployments going again whose heartbeats have stopped, since its worker died.
+def rescue(pool: str, deployments: list[UUID], silence: timedelta = SILENCE) -> AutomationCore:
+    """Set a run of these deployments of a pool going again whose heartbeats have stopped, since its worker died.
 
     That can't pay twice: the run reads its receipt first. A run that has ended, was cancelled or is suspended has
-    reported that with an event, and is left alone. So are subflow runs, which have no deployment. After three rescues
-    the run stops itself.
+    reported that with an event, and is left alone; if a heartbeat came later, the run itself sees to it. Subflow runs
+    are left alone, since they have no deployment. After three rescues the run stops itself.
     """
     return AutomationCore(
-        name="xai-video: rescue",
+        name=f"xai-video: rescue {pool}",
         description=f"Sets runs going again whose worker died, up to {MAX_RESCUES} times each.",
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},

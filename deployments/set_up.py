@@ -73,7 +73,7 @@ async def set_up(
         if followed_up:
             await create_automation(client, await follow_up_of(client, followed_up, names))
         if rescued:
-            await create_automation(client, rescue(await ids_of(client, names)))
+            await create_automation(client, rescue(pool, await ids_of(client, names)))
     # Runs start with the first `python` of the PATH, which must have the package.
     path = f'PATH="{Path(sys.executable).parent}:$PATH" ' if pool == "process" else ""
     say(f"\nStart a worker: {path}prefect worker start --pool {pool_name(pool)}")

@@ -30,7 +30,7 @@ from prefect_xai_video.forms import (
 from prefect_xai_video.hooks import tell_how_to_go_on
 from prefect_xai_video.limits import in_flight
 from prefect_xai_video.receipts import Video
-from prefect_xai_video.rescues import stop_after_rescues
+from prefect_xai_video.rescues import check_rescue
 from prefect_xai_video.synchronous import synchronous
 from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
 
@@ -110,7 +110,8 @@ async def agenerate_video(
     Raises:
         XaiVideoError: See `prefect_xai_video.errors`; every error after a submission names key and request id.
     """
-    await stop_after_rescues()
+    if ended := await check_rescue():
+        return cast("Video", ended)
     credentials, storage = await load_credentials(credentials), await load_storage(storage)
     check_timeout(timeout_seconds)
     async with in_flight():
@@ -161,7 +162,8 @@ async def acollect_video(
     Raises:
         XaiVideoError: See `prefect_xai_video.errors`.
     """
-    await stop_after_rescues()
+    if ended := await check_rescue():
+        return cast("Video", ended)
     credentials, storage = await load_credentials(credentials), await load_storage(storage)
     check_timeout(timeout_seconds)
     receipt = await aadopt_video(request_id, key, storage=storage, credentials=credentials)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from decimal import Decimal
 from importlib.metadata import entry_points
 
@@ -11,9 +12,10 @@ from api_key import API_KEY
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.exceptions import Pause
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow
-from prefect.states import Running, Scheduled
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Running, Scheduled, Suspended
 
 from prefect_xai_video import (
     Receipt,
@@ -270,3 +272,35 @@ async def test_a_run_that_was_rescued_three_times_is_stopped_with_a_sentence(dir
         assert state.is_failed()
         assert "After 3 rescues the run is stopped" in state.message
         assert submissions() == 0
+
+
+async def rescued(parameters, *before):
+    """Execute a run that was in these states before the automation for rescues took it for one whose worker died."""
+    async with get_client() as prefect:
+        run = await prefect.create_flow_run(agenerate_video, parameters={"prompt": "A cat", "key": "cat"})
+        for state in (Scheduled(), Running(), *before, Scheduled(name=RESCUED)):
+            await prefect.set_flow_run_state(run.id, state, force=True)
+        started = await prefect.read_flow_run(run.id)
+        with suppress(Pause):
+            await run_flow(agenerate_video, flow_run=started, parameters=parameters, return_type="state")
+        return await prefect.read_flow_run(run.id)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [[Cancelling()], [Cancelling(), Cancelled()], [Suspended()], [Completed(message="Stored")], [Failed()]],
+    ids=lambda states: states[-1].name,
+)
+async def test_a_run_that_was_rescued_without_need_is_left_as_it_was(directory, xai, submissions, before):
+    parameters = {"prompt": "A cat", "duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    run = await rescued(parameters, *before)
+    expected = "Cancelled" if before[-1].name == "Cancelling" else before[-1].name
+    assert run.state.name == expected
+    assert submissions() == 0
+
+
+async def test_a_run_that_was_resumed_or_retried_after_all_goes_on(directory, xai, submissions):
+    parameters = {"prompt": "A cat", "duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    run = await rescued(parameters, Failed(), Scheduled(name=RESCUED), Running(), Failed(), Scheduled(), Running())
+    assert run.state.is_completed()
+    assert submissions() == 1

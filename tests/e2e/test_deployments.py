@@ -36,10 +36,11 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events import Event
 from prefect.flows import EntrypointType
 from prefect.server.api import collections
 from prefect.settings import Settings
-from prefect.states import Cancelling
+from prefect.states import Cancelled, Cancelling, Completed, Running, Suspended
 from prefect.utilities.templating import apply_values
 from server import running_server, running_worker, server_environment, used_by_this_process
 
@@ -233,7 +234,7 @@ def again(first, set_up):
         prefect.update_deployment(generate.id, DeploymentUpdate(schedules=schedules))
         prefect.update_global_concurrency_limit("xai-video-in-flight", GlobalConcurrencyLimitUpdate(limit=7))
         prefect.update_work_pool(POOL, WorkPoolUpdate(description="Ours."))
-    said = set_up("--pool", "process", "--follow-up", "publish/test")
+    said = set_up("--pool", "process", "--follow-up", "publish/test", "--rescue")
     with get_client(sync_client=True) as prefect:
         [follow_up] = prefect.read_automations_by_name("xai-video: follow-up")
         prefect.pause_automation(follow_up.id)
@@ -333,6 +334,7 @@ def test_setting_up_again_creates_only_what_is_missing(again):
         *(f"limit {limit.name}: there already" for limit in LIMITS),
         f"work pool {POOL}: there already",
         "automation xai-video: follow-up: created",
+        "automation xai-video: rescue process: created",
     ]
     updated = of_deployments(again)
     collected = updated.pop("collect-video/process")
@@ -407,7 +409,7 @@ AUTOMATIONS = runpy.run_path(str(ROOT / "deployments" / "automations.py"))
 
 def test_the_rescue_waits_for_three_heartbeats_and_is_of_these_deployments_only():
     deployment = uuid4()
-    rescue = AUTOMATIONS["rescue"]([deployment])
+    rescue = AUTOMATIONS["rescue"]("test", [deployment])
     assert rescue.trigger.within == timedelta(seconds=540)
     assert rescue.trigger.within >= 3 * timedelta(seconds=Settings().flows.heartbeat_frequency)
     assert rescue.trigger.match_related.root["prefect.resource.id"] == [f"prefect.deployment.{deployment}"]
@@ -429,7 +431,7 @@ def test_a_run_whose_worker_was_killed_is_set_going_again_and_pays_once(first, a
         deployment = RunnerDeployment.from_flow(
             agenerate_video, "doomed", work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
         ).apply()
-        prefect.create_automation(AUTOMATIONS["rescue"]([deployment], timedelta(seconds=15)))
+        prefect.create_automation(AUTOMATIONS["rescue"]("test", [deployment], timedelta(seconds=15)))
         parameters = storage | {"prompt": "A cat to be rescued", "duration": 1, "key": key}
         run = prefect.create_flow_run_from_deployment(deployment, parameters=parameters)
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--prefetch-seconds", "1"]
@@ -451,6 +453,49 @@ def test_a_run_whose_worker_was_killed_is_set_going_again_and_pays_once(first, a
     assert f"{key}.mp4" in objects(s3)
     sent = [request for request in emulator.requests() if request["method"] == "POST"]
     assert sum("A cat to be rescued" in json.dumps(request) for request in sent) == 1
+
+
+def test_only_a_run_of_a_deployment_is_rescued_and_only_if_it_did_not_tell_its_end(first, api):
+    ends = {"silent": None, "cancelled": Cancelled(), "suspended": Suspended(), "completed": Completed()}
+    with get_client(sync_client=True) as prefect:
+        prefect.create_work_pool(WorkPoolCreate(name="without-worker", type="process"))
+        deployment = RunnerDeployment.from_flow(
+            agenerate_video, "silent", work_pool_name="without-worker", entrypoint_type=EntrypointType.MODULE_PATH
+        ).apply()
+        prefect.create_automation(AUTOMATIONS["rescue"]("silent", [deployment], timedelta(seconds=10)))
+        parameters = {"prompt": "A cat"}
+        runs = {
+            name: prefect.create_flow_run_from_deployment(deployment, parameters=parameters).id
+            for name in reversed(ends)
+        }
+        subflow = prefect.create_flow_run(agenerate_video, parameters=parameters).id
+        for run in (subflow, *runs.values()):
+            prefect.set_flow_run_state(run, Running(), force=True)
+            send_heartbeat(api, run, None if run == subflow else deployment)
+        for name, end in ends.items():
+            if end:
+                prefect.set_flow_run_state(runs[name], end, force=True)
+        # The other windows ended before that of the silent run began.
+        wait_until(lambda: prefect.read_flow_run(runs["silent"]).state.name == "Rescued")
+        names = {name: prefect.read_flow_run(run).state.name for name, run in runs.items()}
+        assert names == {
+            "silent": "Rescued",
+            "cancelled": "Cancelled",
+            "suspended": "Suspended",
+            "completed": "Completed",
+        }
+        assert prefect.read_flow_run(subflow).state.name == "Running"
+
+
+def send_heartbeat(api: str, run_id: UUID, deployment: UUID | None) -> None:
+    """Tell the server that a run is alive, as Prefect's engine does."""
+    of = {"prefect.resource.id": f"prefect.deployment.{deployment}", "prefect.resource.role": "deployment"}
+    event = Event(
+        event="prefect.flow-run.heartbeat",
+        resource={"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+        related=[of] if deployment else [],
+    )
+    httpx.post(f"{api}/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
 def test_a_deployment_reads_images_of_its_own_bucket_and_no_file_of_the_worker(worker, s3):
