@@ -1,7 +1,7 @@
-"""A local stand-in for the xAI video API: the same answers, real clips, no costs.
+"""A local stand-in for the xAI video API: the same responses, real clips, no cost.
 
-For trying the plugin out and for tests. It is as strict as the service is known to be: what xAI refuses is
-refused here, what xAI silently ignores is silently ignored here.
+It serves to try out the plugin, and for tests. It is as strict as the service is known to be: it refuses what xAI
+refuses, and silently ignores what xAI silently ignores.
 """
 
 from prefect_xai_video.emulator.server import Emulator

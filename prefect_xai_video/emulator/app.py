@@ -1,4 +1,4 @@
-"""The routes: what is answered to which request, and in which order it is checked."""
+"""The routes of the emulator, and the order in which it checks a request."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,8 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prefect_xai_video.capabilities import MODELS, ModelCapabilities, capabilities_of
+from prefect_xai_video.api.capabilities import MODELS, ModelCapabilities, capabilities_of
 from prefect_xai_video.emulator import refusals
+from prefect_xai_video.emulator.batches.registry import Batches
+from prefect_xai_video.emulator.batches.routes import batch_routes
 from prefect_xai_video.emulator.bodies import (
     EditBody,
     ExtensionBody,
@@ -20,13 +22,14 @@ from prefect_xai_video.emulator.bodies import (
     Submitted,
     read_body,
 )
-from prefect_xai_video.emulator.downloads import answer_download, answer_public_download
+from prefect_xai_video.emulator.downloads import download_response
 from prefect_xai_video.emulator.faults import Fault
+from prefect_xai_video.emulator.file_routes import file_routes
 from prefect_xai_video.emulator.ledger import ledger
-from prefect_xai_video.emulator.polls import answer_poll
-from prefect_xai_video.emulator.requestlog import note_request_id
+from prefect_xai_video.emulator.polls import poll_response
+from prefect_xai_video.emulator.requestlog import note_faults, note_request_id
 from prefect_xai_video.emulator.service import Service
-from prefect_xai_video.emulator.starts import STARTS, Post, answer_accepted, turn_away
+from prefect_xai_video.emulator.starts import STARTS, Post, accepted_response, refused_response
 from prefect_xai_video.emulator.validation import (
     AcceptedRequest,
     accept_edit,
@@ -39,18 +42,19 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(service: Service) -> Starlette:
-    """Make the web application in front of a service."""
+def create_app(service: Service, batches: Batches) -> Starlette:
+    """Create the web application for a service and its batches."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with service.production.running():
             service.resume()
+            batches.resume()
             yield
 
     app = Starlette(routes=_routes(), exception_handlers=_EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False
-    app.state.service = service
+    app.state.service, app.state.batches = service, batches
     return app
 
 
@@ -62,7 +66,7 @@ def _routes() -> list[Route]:
     }
     return [
         *(Route(path, endpoint, methods=["POST"]) for path, endpoint in submissions.items()),
-        # Else their names would be taken for request ids.
+        # Otherwise their names would be taken for request ids.
         *(Route(path, _not_allowed, methods=["GET"]) for path in submissions),
         Route("/v1/videos/{request_id}", _poll),
         Route("/v1/videos", _not_allowed, methods=_METHODS),
@@ -73,7 +77,8 @@ def _routes() -> list[Route]:
         Route("/v1/me", _me),
         Route("/xai-vidgen-bucket/xai-video-{request_id}.mp4", _download),
         Route("/xai-vidgen-bucket/{number:int}/xai-video-{request_id}.mp4", _download),
-        Route("/xai-files/{request_id}.mp4", _public_file),
+        *file_routes(),
+        *batch_routes(),
         Route("/emulator/ledger", _ledger),
         Route("/emulator/faults", _faults),
         Route("/emulator/faults", _choose_fault, methods=["POST"]),
@@ -85,17 +90,18 @@ def _submission(shape: type[Submitted], accept: Callable[[Submitted], AcceptedRe
         service = _service(request)
         body = await read_body(request, shape)
         key = service.check_key(request.headers.get("authorization"))
-        service.check_rate()
+        service.rate.check()
         accepted = accept(body)
         faults = service.faults.of(body)
+        note_faults(request, faults.names)
         fault = faults.strike_of(STARTS)
         post = Post(str(request.url), key, service.clock)
-        refusal = turn_away(fault, post)
+        refusal = refused_response(fault, post)
         if refusal is not None:
             return refusal
-        video = service.submit(accepted, faults)
+        video = service.submit(accepted, faults, request.headers.get("x-client-request-id"))
         note_request_id(request, video.request_id)
-        return answer_accepted(fault, post, video.request_id)
+        return accepted_response(fault, post, video.request_id)
 
     return submit
 
@@ -105,11 +111,11 @@ async def _poll(request: Request) -> ASGIApp:
     request_id = request.path_params["request_id"]
     note_request_id(request, request_id)
     key = service.check_key(request.headers.get("authorization"))
-    service.check_rate()
+    service.rate.check()
     video = service.video(request_id)
-    answer = answer_poll(service, video, key)
+    response = poll_response(service, video, key)
     service.save(video)
-    return answer
+    return response
 
 
 async def _models(request: Request) -> Response:
@@ -145,7 +151,7 @@ async def _api_key(request: Request) -> Response:
 
 
 async def _me(request: Request) -> Response:
-    """Whose key it is. `emulator` is none of the service's fields: it tells this one from a proxy of the service."""
+    """Describe the owner of the key. The field `emulator`, which xAI lacks, rules out a proxy of xAI."""
     service = _service(request)
     key = service.check_key(request.headers.get("authorization"))
     described = _described_key(key, service.settings.team)
@@ -176,14 +182,7 @@ def _described_key(key: str, team: str) -> dict[str, Any]:
 async def _download(request: Request) -> ASGIApp:
     request_id = request.path_params["request_id"]
     note_request_id(request, request_id)
-    return answer_download(request, _service(request).videos.get(request_id))
-
-
-async def _public_file(request: Request) -> ASGIApp:
-    service = _service(request)
-    request_id = request.path_params["request_id"]
-    note_request_id(request, request_id)
-    return answer_public_download(request, service.videos.get(request_id), service.clock.now())
+    return download_response(request, _service(request).videos.get(request_id))
 
 
 async def _ledger(request: Request) -> Response:
@@ -220,7 +219,7 @@ _EXCEPTION_HANDLERS: dict[Any, Any] = {
     404: _unknown_route,
     405: _empty,
     refusals.Refused: _refused,
-    # Nobody is there to read the answer.
+    # No client is left to read the response.
     ClientDisconnect: _empty,
 }
 

@@ -1,7 +1,7 @@
-"""The JSON bodies that can be submitted: their shape, and nothing about their sense.
+"""The shape of the JSON bodies that can be submitted; `validation` checks their meaning.
 
-Unknown fields are ignored at every level, as the service does, so a misspelled one is a paid wrong video. Where a
-field is given by its name and by an alias, the name wins.
+Like the service, it ignores unknown fields at every level, so a misspelled one leads to a wrong video that is billed.
+If a field is given by its name and by an alias, the name wins.
 """
 
 import re
@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from prefect_xai_video.emulator import refusals
 from prefect_xai_video.emulator.requestlog import note_body
-from prefect_xai_video.emulator.sizes import DRAWN_ASPECT_RATIOS
+from prefect_xai_video.emulator.sizes import ACCEPTED_ASPECT_RATIOS
 
 
 def _whole_seconds(value: Any) -> Any:
@@ -32,16 +32,18 @@ def _whole_seconds(value: Any) -> Any:
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 _Integer = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 _Seconds = Annotated[_Integer, BeforeValidator(_whole_seconds)]
-"""A duration, which may also be written as a string."""
+"""A duration in seconds, as a number or as a string."""
 _DURATION: Any = Field(default=None, validation_alias=AliasChoices("duration", "seconds"))
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """Base class of all bodies."""
+
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Source(_Shape):
-    """Where an input image or video is: a URL, or the id of a stored file."""
+class Source(Shape):
+    """Location of an input image or video: a URL, or the id of a stored file."""
 
     url: str | None = Field(default=None, validation_alias=AliasChoices("url", "image_url"))
     file_id: str | None = None
@@ -53,42 +55,42 @@ class Source(_Shape):
         return self
 
 
-class Keyframe(_Shape):
-    """An image that is to be seen at a time of the clip."""
+class Keyframe(Shape):
+    """An image to be shown at a given time of the clip."""
 
     image: Source
     timestamp_s: float
 
 
-class Voice(_Shape):
-    """A voice to speak with: a preset one, or that of a clip."""
+class Voice(Shape):
+    """A voice: a preset one, or the voice of an audio clip."""
 
     voice_id: str | None = None
     url: str | None = None
 
 
-class PublicUrl(_Shape):
-    """How long a public URL is to live."""
+class PublicUrl(Shape):
+    """Lifetime of a public URL."""
 
     expires_after: _Integer | None = None
 
 
-class StorageOptions(_Shape):
-    """How to keep the video in the Files API."""
+class StorageOptions(Shape):
+    """Options for storing the video in the Files API."""
 
     filename: str
     expires_after: _Integer | None = None
     public_url: bool | PublicUrl | None = None
 
 
-class Output(_Shape):
-    """Where to deliver the video."""
+class Output(Shape):
+    """Destination of the video."""
 
     upload_url: str | None = None
 
 
-class SubmissionBody(_Shape):
-    """What all three kinds of submission have in common."""
+class SubmissionBody(Shape):
+    """Fields that all three kinds of submission share."""
 
     model: str | None = None
     prompt: str | None = None
@@ -97,7 +99,7 @@ class SubmissionBody(_Shape):
 
 
 class GenerationBody(SubmissionBody):
-    """The body of POST /videos/generations."""
+    """Body of POST /videos/generations."""
 
     duration: _Seconds | None = _DURATION
     aspect_ratio: str | None = None
@@ -117,13 +119,13 @@ class GenerationBody(SubmissionBody):
             raise PydanticCustomError(
                 "unknown_variant",
                 "unknown variant `auto`, expected one of {ratios}",
-                {"ratios": ", ".join(f"`{ratio}`" for ratio in DRAWN_ASPECT_RATIOS)},
+                {"ratios": ", ".join(f"`{ratio}`" for ratio in ACCEPTED_ASPECT_RATIOS)},
             )
         return aspect_ratio
 
 
 class EditBody(SubmissionBody):
-    """The body of POST /videos/edits."""
+    """Body of POST /videos/edits."""
 
     prompt: str
     video: Source
@@ -131,15 +133,15 @@ class EditBody(SubmissionBody):
 
 
 class ExtensionBody(SubmissionBody):
-    """The body of POST /videos/extensions."""
+    """Body of POST /videos/extensions."""
 
     prompt: str
     video: Source
     duration: _Seconds | None = _DURATION
 
 
-class FaultBody(_Shape):
-    """The body of POST /emulator/faults, which is none of the service's: a misspelled field is told."""
+class FaultBody(Shape):
+    """Body of POST /emulator/faults, which xAI does not have; a misspelled field is refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,7 +149,7 @@ class FaultBody(_Shape):
     submissions: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
-Body = TypeVar("Body", bound=_Shape)
+Body = TypeVar("Body", bound=Shape)
 Submitted = TypeVar("Submitted", bound=SubmissionBody)
 
 
@@ -156,19 +158,37 @@ async def read_body(request: Request, shape: type[Body]) -> Body:
 
     Args:
         request: The HTTP request.
-        shape: What its body must look like.
+        shape: Model that the body must match.
 
     Returns:
         The body.
 
     Raises:
-        Refused: 415 if it is not declared as JSON, 422 if it has another shape.
+        Refused: 415 if the body is not declared as JSON, 422 if it does not match.
+    """
+    content = await read_json(request)
+    note_body(request, content)
+    return parsed(content, shape)
+
+
+async def read_json(request: Request) -> bytes:
+    """Read a body without parsing it.
+
+    Raises:
+        Refused: 415 if it is not declared as JSON.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise refusals.unsupported_media_type()
-    content = await request.body()
-    note_body(request, content)
+    return await request.body()
+
+
+def parsed(content: bytes | str, shape: type[Body]) -> Body:
+    """Parse JSON.
+
+    Raises:
+        Refused: 422 if it does not match the shape.
+    """
     try:
         return shape.model_validate_json(content)
     except ValidationError as error:
@@ -176,7 +196,7 @@ async def read_body(request: Request, shape: type[Body]) -> Body:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """Say what is wrong in the words of the service's parser."""
+    """Word a validation error like the service's parser."""
     path = [str(part) for part in error["loc"]]
     match error["type"]:
         case "json_invalid":

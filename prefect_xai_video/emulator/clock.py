@@ -1,4 +1,4 @@
-"""The emulator's own wall clock, which may run ahead of this machine's."""
+"""The emulator's own wall clock, which may run ahead of this machine's clock."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,23 +13,23 @@ class Clock:
     """A wall clock.
 
     Attributes:
-        ahead_seconds: How far it runs ahead of this machine's; negative is behind.
+        ahead_seconds: Seconds by which it runs ahead of this machine's clock; negative means behind.
     """
 
     ahead_seconds: float = 0
 
     def now(self) -> datetime:
-        """The time in UTC."""
+        """Current time in UTC."""
         return datetime.now(UTC) + timedelta(seconds=self.ahead_seconds)
 
 
 def http_date(time: datetime) -> str:
-    """Write a time in UTC as HTTP headers do, without fractions of a second."""
+    """Format a time in UTC for an HTTP header, without fractions of a second."""
     return format_datetime(time, usegmt=True)
 
 
-class DatedAnswers:
-    """Writes the time of a clock into the Date header of each answer that has none."""
+class DatedResponses:
+    """Sets the Date header of each response that has none, by a given clock."""
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
         self._app = app

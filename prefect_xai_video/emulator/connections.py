@@ -1,7 +1,7 @@
-"""Answers that leave a client waiting, have no end, or end with their connection instead of their last byte.
+"""Responses that leave a client waiting, never end, or break off with their connection.
 
-An application of ASGI can't do that by itself. It says so with messages of its own, which `UnreliableConnections`,
-next to the server, carries out.
+An ASGI application can't do that by itself. It sends messages of its own kind, which `UnreliableConnections`, next to
+the server, carries out.
 """
 
 import asyncio
@@ -15,54 +15,54 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 Address = tuple[str, int]
 
 SLOW_SECONDS = 3.0
-"""How long a slow answer takes."""
+"""Duration of a slow response, in seconds."""
 
 HUGE_BYTES = 2**26
-_PIECE_BYTES = 2**16
+_CHUNK_BYTES = 2**16
 
 _CLOSE = "emulator.close"
 _SILENCE = "emulator.silence"
 
 
 async def cut(_: Scope, receive: Receive, send: Send) -> None:
-    """Close the connection once all that was sent so far has left; as an answer, no answer."""
+    """Close the connection after everything sent so far has been delivered; used alone, there is no response."""
     await send({"type": _CLOSE})
-    # Who returns before the connection is gone is answered for with a 500 by the server.
+    # If the application returned before the connection is closed, the server would send a 500.
     await client_gone(receive)
 
 
 async def silence(_: Scope, receive: Receive, send: Send) -> None:
-    """Answer nothing until the client goes away."""
+    """Send nothing until the client disconnects."""
     await send({"type": _SILENCE})
     await client_gone(receive)
 
 
-def late(answer: Callable[[], ASGIApp]) -> ASGIApp:
-    """An answer that is made and sent after a while."""
+def late(respond: Callable[[], ASGIApp]) -> ASGIApp:
+    """Delay a response; it is created only after the delay."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await pause(receive, SLOW_SECONDS)
-        await answer()(scope, receive, send)
+        await respond()(scope, receive, send)
 
     return app
 
 
 def huge(content: dict[str, Any]) -> Response:
-    """A JSON object with a member of 64 MiB behind the others."""
+    """Respond with a JSON object that ends with a member of 64 MiB."""
 
-    async def pieces() -> AsyncIterator[str]:
+    async def chunks() -> AsyncIterator[str]:
         yield json.dumps(content).removesuffix("}") + ', "padding": "'
-        for _ in range(HUGE_BYTES // _PIECE_BYTES):
-            yield "x" * _PIECE_BYTES
-            # Else nothing else would run while the client reads as fast as this is written.
+        for _ in range(HUGE_BYTES // _CHUNK_BYTES):
+            yield "x" * _CHUNK_BYTES
+            # Yield to other tasks, even if the client reads as fast as this writes.
             await asyncio.sleep(0)
         yield '"}'
 
-    return StreamingResponse(pieces(), media_type="application/json")
+    return StreamingResponse(chunks(), media_type="application/json")
 
 
 async def pause(receive: Receive, seconds: float) -> None:
-    """Wait, but no longer than the client does."""
+    """Sleep, but not longer than the client is connected."""
     try:
         await asyncio.wait_for(client_gone(receive), seconds)
     except TimeoutError:
@@ -70,13 +70,13 @@ async def pause(receive: Receive, seconds: float) -> None:
 
 
 async def client_gone(receive: Receive) -> None:
-    """Wait until the client goes away."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class UnreliableConnections:
-    """Carries out what an answer wants to be done to its connection.
+    """Carries out what a response requests for its connection.
 
     Args:
         app: The application.

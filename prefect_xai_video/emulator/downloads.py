@@ -1,11 +1,10 @@
-"""The answer to the download of a finished video: its file, unless a fault is chosen.
+"""The response to the download of a finished video: its file, unless a fault is selected.
 
-The faults of a body change the messages of the ordinary answer on their way out, so they can be combined.
+Faults that change the body filter the messages of the normal response, so they can be combined.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -17,10 +16,10 @@ from prefect_xai_video.emulator.connections import SLOW_SECONDS, client_gone, cu
 from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.videos import ResultUrl, Video
 
-SLOW_PIECES = 10
+SLOW_CHUNKS = 10
 OTHER_HOST = "localhost"
 ELSEWHERE_HTTP = "http://192.0.2.1/cat.mp4"
-"""An address that is kept for documentation: nobody is there."""
+"""An address that is reserved for documentation: no host uses it."""
 PRIVATE = "https://10.255.255.1/cat.mp4"
 TRAILING_BYTES = 5
 _OTHER_BYTES = bytes(byte ^ 0xFF for byte in range(256))
@@ -28,8 +27,8 @@ _OTHER_BYTES = bytes(byte ^ 0xFF for byte in range(256))
 Alteration = Callable[[ASGIApp], ASGIApp]
 
 
-def answer_download(request: Request, video: Video | None) -> ASGIApp:
-    """Answer the download of a video, if there is one, from the URL that a poll handed out."""
+def download_response(request: Request, video: Video | None) -> ASGIApp:
+    """Respond to the download of a video from a URL that a poll returned."""
     url = video.handed_out_url(request.path_params.get("number", 1)) if video else None
     if video is None or url is None:
         return _not_found()
@@ -39,14 +38,7 @@ def answer_download(request: Request, video: Video | None) -> ASGIApp:
         return PlainTextResponse("The signature does not match", status_code=403)
     if url.has_expired:
         return _expired()
-    return _gone(request, video, url) or _file(request, video)
-
-
-def answer_public_download(request: Request, video: Video | None, now: datetime) -> ASGIApp:
-    """Answer the download of a video, if there is one, from its public URL."""
-    if video is None or not video.has_public_url(now):
-        return _not_found()
-    return _file(request, video)
+    return _gone(request, video, url) or file_response(request, video)
 
 
 def _not_found() -> Response:
@@ -69,9 +61,9 @@ def _gone(request: Request, video: Video, url: ResultUrl) -> Response | None:
     return _GONE[url.gone]() if url.gone else None
 
 
-def _file(request: Request, video: Video) -> ASGIApp:
-    """The file, or what comes in its place. Only one fault of a whole answer happens at a time."""
-    file: ASGIApp = FileResponse(video.path, media_type="video/mp4")
+def file_response(request: Request, video: Video) -> ASGIApp:
+    """Respond with the file or a fault. Only one fault that affects the whole response strikes at a time."""
+    file = _whole(request, video)
     if request.method != "GET":
         return file
     if Fault.DOWNLOAD_ETAG in video.faults and "range" in request.headers:
@@ -88,86 +80,96 @@ def _file(request: Request, video: Video) -> ASGIApp:
     return _without_length(file) if video.faults.strike(Fault.DOWNLOAD_CHUNKED) else file
 
 
-def _without_range(answer: ASGIApp) -> ASGIApp:
+def _whole(request: Request, video: Video) -> ASGIApp:
+    """Respond without a fault; from memory where that needs no knowledge of ranges."""
+    clip = video.clip
+    if clip is not None and request.method == "GET" and "range" not in request.headers:
+        return Response(clip.content, headers=clip.headers, media_type="video/mp4")
+    return FileResponse(video.path, media_type="video/mp4")
+
+
+def _without_range(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
         sent = _with_headers(send, lambda headers: _remove(headers, "ETag", "Last-Modified", "Accept-Ranges"))
-        await answer({**scope, "headers": headers}, receive, sent)
+        await response({**scope, "headers": headers}, receive, sent)
 
     return app
 
 
-def _without_length(answer: ASGIApp) -> ASGIApp:
+def _without_length(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(scope, receive, _with_headers(send, lambda headers: _remove(headers, "Content-Length")))
+        await response(scope, receive, _with_headers(send, lambda headers: _remove(headers, "Content-Length")))
 
     return app
 
 
-def _cut_halfway(answer: ASGIApp) -> ASGIApp:
+def _cut_halfway(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(scope, receive, _half(send))
+        await response(scope, receive, _half(send))
         await cut(scope, receive, send)
 
     return app
 
 
-def _ended_halfway(answer: ASGIApp) -> ASGIApp:
-    """Differs from a cut only in that the end of the connection is announced."""
+def _ended_halfway(response: ASGIApp) -> ASGIApp:
+    """Close the connection halfway; unlike a cut, the response announces that the connection closes."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(scope, receive, _half(_with_headers(send, lambda headers: headers.update(_LAST_ANSWER))))
+        await response(scope, receive, _half(_with_headers(send, lambda headers: headers.update(_LAST_RESPONSE))))
         await cut(scope, receive, send)
 
     return app
 
 
-def _truncated(answer: ASGIApp) -> ASGIApp:
+def _truncated(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(scope, receive, _half(_with_headers(send, _halve_length)))
+        await response(scope, receive, _half(_with_headers(send, _halve_length)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return app
 
 
-def _of_another_file(answer: ASGIApp) -> ASGIApp:
+def _of_another_file(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_other(message: Message) -> None:
             body = message.get("body")
             await send({**message, "body": body.translate(_OTHER_BYTES)} if body else message)
 
-        await answer(scope, receive, _with_headers(send_other, lambda headers: headers.update({"ETag": '"another"'})))
+        await response(
+            scope, receive, _with_headers(send_other, lambda headers: headers.update({"ETag": '"another"'}))
+        )
 
     return app
 
 
-def _with_zeros(answer: ASGIApp) -> ASGIApp:
+def _with_zeros(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_more(message: Message) -> None:
             last = message["type"] == "http.response.body" and not message.get("more_body")
             await send({**message, "body": message["body"] + bytes(TRAILING_BYTES)} if last else message)
 
-        await answer(scope, receive, _with_headers(send_more, _lengthen))
+        await response(scope, receive, _with_headers(send_more, _lengthen))
 
     return app
 
 
-def _endless(answer: ASGIApp) -> ASGIApp:
+def _endless(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_open(message: Message) -> None:
             await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
 
-        await answer(scope, receive, _with_headers(send_open, lambda headers: _remove(headers, "Content-Length")))
+        await response(scope, receive, _with_headers(send_open, lambda headers: _remove(headers, "Content-Length")))
         gone = asyncio.create_task(client_gone(receive))
         while not gone.done():
             await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
-            # Else nothing else would run while the client reads as fast as this is written.
+            # Yield to other tasks, even if the client reads as fast as this writes.
             await asyncio.sleep(0)
 
     return app
 
 
-def _in_slow_pieces(answer: ASGIApp) -> ASGIApp:
+def _in_slow_chunks(response: ASGIApp) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         content = bytearray()
 
@@ -176,10 +178,10 @@ def _in_slow_pieces(answer: ASGIApp) -> ASGIApp:
             if message["type"] == "http.response.start":
                 await send(message)
 
-        await answer(scope, receive, send_headers)
-        size = -(-len(content) // SLOW_PIECES)
+        await response(scope, receive, send_headers)
+        size = -(-len(content) // SLOW_CHUNKS)
         for first in range(0, len(content), size):
-            await pause(receive, SLOW_SECONDS / SLOW_PIECES)
+            await pause(receive, SLOW_SECONDS / SLOW_CHUNKS)
             await send(
                 {"type": "http.response.body", "body": bytes(content[first : first + size]), "more_body": True}
             )
@@ -199,14 +201,14 @@ _ALTERED: Mapping[Fault, Alteration] = {
     Fault.DOWNLOAD_CUT: _cut_halfway,
     Fault.DOWNLOAD_SHORT: _ended_halfway,
     Fault.DOWNLOAD_TRUNCATED: _truncated,
-    Fault.DOWNLOAD_SLOW: _in_slow_pieces,
+    Fault.DOWNLOAD_SLOW: _in_slow_chunks,
     Fault.DOWNLOAD_ETAG: _cut_halfway,
     Fault.DOWNLOAD_ENDLESS: _endless,
 }
 
 
 def _half(send: Send) -> Send:
-    """Let through one half of the body that Content-Length announces, and no end."""
+    """Pass on half of the body that Content-Length announces, and never end it."""
     left = 0
 
     async def send_half(message: Message) -> None:
@@ -215,9 +217,9 @@ def _half(send: Send) -> Send:
             left = _length(Headers(raw=message["headers"])) // 2
             await send(message)
         elif left > 0:
-            piece = message["body"][:left]
-            left -= len(piece)
-            await send({**message, "body": piece, "more_body": True})
+            chunk = message["body"][:left]
+            left -= len(chunk)
+            await send({**message, "body": chunk, "more_body": True})
 
     return send_half
 
@@ -233,7 +235,7 @@ def _with_headers(send: Send, change: Callable[[MutableHeaders], None]) -> Send:
     return send_changed
 
 
-_LAST_ANSWER = {"Connection": "close"}
+_LAST_RESPONSE = {"Connection": "close"}
 
 
 def _remove(headers: MutableHeaders, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""Errors that repeat secrets: the API key and signed URLs, as they are and escaped in the ways that are in use."""
+"""Errors that repeat secrets: the API key and signed URLs, literally and in all common escapings."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 SIGNATURE = "5ec4e7" * 10
-"""The signature of the URL that is repeated."""
+"""Signature of the repeated URL."""
 
 _SIGNED_URL = (
     "https://bucket.s3.amazonaws.com/cat.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAEMULATOR%2F"
@@ -17,13 +17,13 @@ _SIGNED_URL = (
 
 
 def with_key(content: dict[str, Any], key: str, status: int) -> Response:
-    """A response in whose JSON the hyphens of the key are escaped."""
+    """Respond with JSON in which the hyphens of the key are escaped."""
     text = json.dumps(content).replace(key, key.replace("-", r"\u002d"))
     return Response(text, status_code=status, media_type="application/json")
 
 
 def key_repeated(key: str) -> str:
-    """A sentence with a key: as it is, and escaped as in JSON, in a URL, in HTML and in base64."""
+    """Write a sentence that contains a key: literally, and escaped as in JSON, URLs, HTML and base64."""
     in_json = key.replace("-", r"\u002d")
     in_url = "".join(f"%{byte:02X}" for byte in key.encode())
     in_html = key.replace("-", "&#45;")
@@ -32,7 +32,7 @@ def key_repeated(key: str) -> str:
 
 
 def signed_url_repeated() -> str:
-    """A sentence with a signed URL: with escaped slashes, and percent-encoded once and twice."""
+    """Write a sentence that contains a signed URL: with escaped slashes, and percent-encoded once and twice."""
     escaped = _SIGNED_URL.replace("/", r"\/").replace("&", r"\u0026")
     encoded = quote(_SIGNED_URL, safe="")
     return (

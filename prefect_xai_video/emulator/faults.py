@@ -1,23 +1,17 @@
-"""What can go wrong on demand: the names of all faults, how a request chooses some, and how often they happen.
+"""Faults on demand: their names, how a request selects them, and how often they strike.
 
-A prompt chooses a fault by a marker, `[fault:NAME]` or `[fault:NAME*N]` for the first N times; it may have several.
-POST /emulator/faults chooses one for submissions without a marker. What a fault does to an answer is the business
-of the module that makes the answer.
+A prompt selects a fault by a marker, `[fault:NAME]` or `[fault:NAME*N]` for the first N times; it may contain
+several. POST /emulator/faults selects one for submissions without a marker, or for calls of the Batch API. A share of
+the submissions may get random ones. `fault_choice` decides on all of them. The module that builds a response
+implements the effect of its faults.
 """
 
-import hashlib
 import math
-import re
-from collections import deque
-from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
-from prefect_xai_video.emulator import refusals
-from prefect_xai_video.emulator.bodies import SubmissionBody
-
-Stage = Literal["start", "outcome", "poll", "download"]
-"""Where a fault happens. The first two are counted for each body that is sent, the others for each video."""
+Stage = Literal["start", "outcome", "poll", "download", "files", "result", "batch"]
+"""Where a fault strikes. The first two are counted per submitted body, `batch` per call, the others per video."""
 
 Entry = tuple[str, Stage, float, str]
 
@@ -46,13 +40,29 @@ def _each_download(name: str, sentence: str) -> Entry:
     return name, "download", math.inf, sentence
 
 
+def _first_listing(name: str, sentence: str) -> Entry:
+    return name, "files", 1, sentence
+
+
+def _first_result(name: str, sentence: str) -> Entry:
+    return name, "result", 1, sentence
+
+
+def _each_result(name: str, sentence: str) -> Entry:
+    return name, "result", math.inf, sentence
+
+
+def _batch_call(name: str, sentence: str) -> Entry:
+    return name, "batch", 1, sentence
+
+
 class Fault(StrEnum):
     """The table of all faults.
 
     Attributes:
-        stage: Where it happens.
-        times: How often it happens where its marker does not say.
-        sentence: What happens.
+        stage: Where it strikes.
+        times: How often it strikes, unless its marker says otherwise.
+        sentence: Description of its effect.
     """
 
     stage: Stage
@@ -60,7 +70,7 @@ class Fault(StrEnum):
     sentence: str
 
     def __new__(cls, name: str, stage: Stage, times: float, sentence: str) -> Self:
-        """Make a member whose value is the name alone."""
+        """Create a member whose value is only the name."""
         fault = str.__new__(cls, name)
         fault._value_ = name
         fault.stage, fault.times, fault.sentence = stage, times, sentence
@@ -72,39 +82,43 @@ class Fault(StrEnum):
     )
     START_429_DATE = _first_start(
         "start-429-date",
-        "The POST is refused with 429 and, as Retry-After, the date one second after that of the answer.",
+        "The POST is refused with 429 and, as Retry-After, the date one second after the date of the response.",
     )
     START_503 = _first_start(
-        "start-503", "The POST is answered with 503 without Retry-After; it is not accepted, but nobody can know."
+        "start-503", "The POST gets a 503 without Retry-After; it is not accepted, but the client can't know that."
     )
     START_503_RETRY_AFTER = _first_start(
         "start-503-retry-after", "The POST is refused with 503 and Retry-After: 1; it is not accepted."
     )
     START_CUT = _first_start("start-cut", "The connection is cut before the POST is accepted.")
     START_ACCEPTED_CUT = _first_start(
-        "start-accepted-cut", "The POST is accepted and billed, and the connection is cut without an answer."
+        "start-accepted-cut", "The POST is accepted and billed, and the connection is cut without a response."
     )
     START_ACCEPTED_500 = _first_start(
-        "start-accepted-500", "The POST is accepted and billed, and answered with 500 and a JSON error."
+        "start-accepted-500", "The POST is accepted and billed, and the response is a 500 with a JSON error."
     )
     START_ACCEPTED_502 = _first_start(
-        "start-accepted-502", "The POST is accepted and billed, and answered with the plain text of a 502 of the CDN."
+        "start-accepted-502", "The POST is accepted and billed, and the response is the CDN's 502 in plain text."
     )
     START_ACCEPTED_SILENCE = _first_start(
-        "start-accepted-silence", "The POST is accepted and billed, and not answered until the client goes away."
+        "start-accepted-silence",
+        "The POST is accepted and billed, and there is no response until the client disconnects.",
     )
     START_ACCEPTED_UNREADABLE = _first_start(
-        "start-accepted-unreadable", "The POST is accepted and billed, and answered with 200 and half a JSON object."
+        "start-accepted-unreadable",
+        "The POST is accepted and billed, and the response is a 200 with half a JSON object.",
     )
 
     START_307 = _first_start(
-        "start-307", "The POST is redirected with 307 to its own URL; it is not accepted, but nobody can know."
+        "start-307",
+        "The POST is redirected with 307 to its own URL; it is not accepted, but the client can't know that.",
     )
-    START_409 = _first_start("start-409", "The POST is answered with 409; it is not accepted, but nobody can know.")
-    START_425 = _first_start("start-425", "The POST is answered with 425; it is not accepted, but nobody can know.")
-    START_499 = _first_start("start-499", "The POST is answered with 499; it is not accepted, but nobody can know.")
+    START_409 = _first_start("start-409", "The POST gets a 409; it is not accepted, but the client can't know that.")
+    START_425 = _first_start("start-425", "The POST gets a 425; it is not accepted, but the client can't know that.")
+    START_499 = _first_start("start-499", "The POST gets a 499; it is not accepted, but the client can't know that.")
     START_400_KEY = _first_start(
-        "start-400-key", "The POST is refused with 400 and a text that repeats the API key, escaped in several ways."
+        "start-400-key",
+        "The POST is refused with 400 and a message that repeats the API key, escaped in several ways.",
     )
     START_400_KEY_IN_CODE = _first_start(
         "start-400-key-in-code", "The POST is refused with 400, and its code is the API key, escaped."
@@ -113,22 +127,23 @@ class Fault(StrEnum):
         "start-accepted-307", "The POST is accepted and billed, and redirected with 307 to its own URL."
     )
     START_ACCEPTED_409 = _first_start(
-        "start-accepted-409", "The POST is accepted and billed, and answered with 409 and a JSON error."
+        "start-accepted-409", "The POST is accepted and billed, and the response is a 409 with a JSON error."
     )
     START_ACCEPTED_425 = _first_start(
-        "start-accepted-425", "The POST is accepted and billed, and answered with 425 and a JSON error."
+        "start-accepted-425", "The POST is accepted and billed, and the response is a 425 with a JSON error."
     )
     START_ACCEPTED_499 = _first_start(
-        "start-accepted-499", "The POST is accepted and billed, and answered with 499 and a JSON error."
+        "start-accepted-499", "The POST is accepted and billed, and the response is a 499 with a JSON error."
     )
     START_ACCEPTED_503 = _first_start(
-        "start-accepted-503", "The POST is accepted and billed, and answered with 503 without Retry-After."
+        "start-accepted-503", "The POST is accepted and billed, and the response is a 503 without Retry-After."
     )
     START_ACCEPTED_503_RETRY_AFTER = _first_start(
-        "start-accepted-503-retry-after", "The POST is accepted and billed, and answered with 503 and Retry-After: 1."
+        "start-accepted-503-retry-after",
+        "The POST is accepted and billed, and the response is a 503 with Retry-After: 1.",
     )
     START_ACCEPTED_ID = _first_start(
-        "start-accepted-id", "The POST is accepted and billed, and its response has the id under id."
+        "start-accepted-id", "The POST is accepted and billed, and its response names the id `id`."
     )
     START_ACCEPTED_NUMBER = _first_start(
         "start-accepted-number", "The POST is accepted and billed, and the id in its response is a number."
@@ -141,30 +156,26 @@ class Fault(StrEnum):
         "The POST is accepted and billed, and the connection is cut after the last character of the id.",
     )
     START_ACCEPTED_HUGE = _first_start(
-        "start-accepted-huge", "The POST is accepted and billed, and its response has 64 MiB behind the id."
+        "start-accepted-huge", "The POST is accepted and billed, and its response has 64 MiB after the id."
     )
 
-    EMPTY_202 = _each_poll("empty-202", "Pending answers are 202 with an empty body.")
-    PENDING_200 = _each_poll("pending-200", "Pending answers are 200 with nothing but the status.")
-    NO_STATUS = _each_poll("no-status", "Done answers are those of early 2026, without status, usage and progress.")
-    UNKNOWN_STATUS = _each_poll(
-        "unknown-status", "Pending answers are 200 with the status queued, which nobody knows."
-    )
-    MODERATED = _outcome(
-        "moderated", "Moderation rejects the video once it is rendered: polls are answered with 400; it is billed."
-    )
+    EMPTY_202 = _each_poll("empty-202", "Pending responses are 202 with an empty body.")
+    PENDING_200 = _each_poll("pending-200", "Pending responses are 200 with nothing but the status.")
+    NO_STATUS = _each_poll("no-status", "Done responses are those of early 2026, without status, usage and progress.")
+    UNKNOWN_STATUS = _each_poll("unknown-status", "Pending responses are 200 with the undocumented status queued.")
+    MODERATED = _outcome("moderated", "Moderation rejects the video after the render: polls get a 400; it is billed.")
     MODERATED_OLD_CODE = _outcome(
         "moderated-old-code", "Moderation rejects the video with 400 and the code from before mid-2026; it is billed."
     )
     MODERATED_DONE = _outcome(
         "moderated-done",
-        "Moderation withholds the video: the answer is done with respect_moderation false and no URL; it is billed.",
+        "Moderation withholds the video: the status is done, with respect_moderation false and no URL; it is billed.",
     )
     MODERATED_FAILED = _outcome(
         "moderated-failed",
-        "Moderation rejects the video: failed with the code invalid_argument and a text that says so; it is billed.",
+        "Moderation rejects the video: failed with the code invalid_argument and a moderation message; it is billed.",
     )
-    DONE_WITHOUT_URL = _each_poll("done-without-url", "Done answers have no URL.")
+    DONE_WITHOUT_URL = _each_poll("done-without-url", "Done responses have no URL.")
     FAILED_INVALID_ARGUMENT = _outcome(
         "failed-invalid-argument", "The render ends as failed with the code invalid_argument; it is not billed."
     )
@@ -182,63 +193,59 @@ class Fault(StrEnum):
     )
     FAILED_STRING_ERROR = _outcome(
         "failed-string-error",
-        "The render ends as failed, and its error is a text instead of an object; it is not billed.",
+        "The render ends as failed, and its error is a string instead of an object; it is not billed.",
     )
     FAILED_KEY = _outcome(
         "failed-key",
-        "The render ends as failed with a code and a text that repeat the API key, escaped; it is not billed.",
+        "The render ends as failed with a code and a message that repeat the API key, escaped; it is not billed.",
     )
     FAILED_SIGNED_URL = _outcome(
         "failed-signed-url",
-        "The render ends as failed with a text that repeats a signed URL, escaped; it is not billed.",
+        "The render ends as failed with a message that repeats a signed URL, escaped; it is not billed.",
     )
-    EXPIRED = _outcome("expired", "The video has expired by the time that it is rendered; it is billed.")
+    EXPIRED = _outcome("expired", "The video has expired as soon as it is rendered; it is billed.")
     PUBLIC_URL_ONLY = _each_poll(
-        "public-url-only", "Done answers have their URL in video.file_output.public_url only."
+        "public-url-only", "Done responses have their URL in video.file_output.public_url only."
     )
-    POLL_429 = _first_poll("poll-429", "A poll is answered with 429 without Retry-After.")
-    POLL_429_RETRY_AFTER = _first_poll("poll-429-retry-after", "A poll is answered with 429 and Retry-After: 1.")
-    POLL_500 = _first_poll("poll-500", "A poll is answered with 500 and a JSON error.")
-    POLL_503 = _first_poll("poll-503", "A poll is answered with 503 without Retry-After.")
-    POLL_404 = _first_poll("poll-404", "A poll is answered with 404, as if the request were unknown.")
+    POLL_429 = _first_poll("poll-429", "A poll gets a 429 without Retry-After.")
+    POLL_429_RETRY_AFTER = _first_poll("poll-429-retry-after", "A poll gets a 429 with Retry-After: 1.")
+    POLL_500 = _first_poll("poll-500", "A poll gets a 500 with a JSON error.")
+    POLL_503 = _first_poll("poll-503", "A poll gets a 503 without Retry-After.")
+    POLL_404 = _first_poll("poll-404", "A poll gets a 404, as if the request were unknown.")
     POLL_404_ALWAYS = _each_poll(
-        "poll-404-always", "Each poll is answered with 404, as if the request were unknown for good."
+        "poll-404-always", "Every poll gets a 404, as if the request were permanently unknown."
     )
-    POLL_HUGE = _first_poll("poll-huge", "A poll is answered with 200 and 64 MiB.")
-    POLL_CUT = _first_poll("poll-cut", "The connection of a poll is cut without an answer.")
-    POLL_SLOW = _first_poll("poll-slow", "A poll is answered after 3 seconds.")
+    POLL_HUGE = _first_poll("poll-huge", "A poll gets a 200 with 64 MiB.")
+    POLL_CUT = _first_poll("poll-cut", "The connection of a poll is cut without a response.")
+    POLL_SLOW = _first_poll("poll-slow", "The response to a poll takes 3 seconds.")
     NEVER_DONE = _outcome("never-done", "The render never ends; it is billed.")
     PROGRESS_STUCK = _each_poll("progress-stuck", "The progress stays at 42 until the video is done.")
-    PROGRESS_BACKWARDS = _each_poll("progress-backwards", "The progress falls as time goes on.")
-    PROGRESS_ABSENT = _each_poll("progress-absent", "Pending answers have no progress.")
-    PROGRESS_ABSURD = _each_poll("progress-absurd", "The progress of pending answers has 40 digits.")
-    COST_ABSURD = _each_poll("cost-absurd", "The cost in done answers has 40 digits.")
-    DURATION_ABSURD = _each_poll("duration-absurd", "The duration in done answers has 40 digits.")
+    PROGRESS_BACKWARDS = _each_poll("progress-backwards", "The progress decreases over time.")
+    PROGRESS_ABSENT = _each_poll("progress-absent", "Pending responses have no progress.")
+    PROGRESS_ABSURD = _each_poll("progress-absurd", "The progress in pending responses has 40 digits.")
+    COST_ABSURD = _each_poll("cost-absurd", "The cost in done responses has 40 digits.")
+    DURATION_ABSURD = _each_poll("duration-absurd", "The duration in done responses has 40 digits.")
 
     DOWNLOAD_CUT = _first_download(
         "download-cut",
-        "The connection is cut after half of the bytes that Content-Length announces; the rest can be asked for.",
+        "The connection is cut after half of the bytes that Content-Length announces; the rest can be requested.",
     )
     DOWNLOAD_TRUNCATED = _first_download(
         "download-truncated",
-        "Half of the bytes are sent and announced, so that they are whole as far as HTTP can tell.",
+        "Half of the bytes are announced and sent, so that the response is complete by the rules of HTTP.",
     )
     DOWNLOAD_SHORT = _first_download(
         "download-short",
-        "All bytes are announced and half of them sent, and the connection is closed as if that were all.",
+        "All bytes are announced, half of them are sent, and the connection is closed normally.",
     )
-    DOWNLOAD_SLOW = _first_download("download-slow", "The bytes come in ten pieces over 3 seconds.")
+    DOWNLOAD_SLOW = _first_download("download-slow", "The bytes arrive in ten chunks over 3 seconds.")
     DOWNLOAD_403 = _first_download(
-        "download-403", "The URL has expired, 403, for good; the URL of another poll works."
+        "download-403", "The URL permanently returns 403, as expired; the URL of another poll works."
     )
-    DOWNLOAD_404 = _first_download(
-        "download-404", "The URL is not found, 404, for good; the URL of another poll works."
-    )
-    DOWNLOAD_500 = _first_download("download-500", "A download is answered with 500.")
-    DOWNLOAD_HTML = _first_download("download-html", "A download is answered with 200 and an HTML page.")
-    DOWNLOAD_RETRY_AFTER = _first_download(
-        "download-retry-after", "A download is answered with 503 and Retry-After: 86400."
-    )
+    DOWNLOAD_404 = _first_download("download-404", "The URL permanently returns 404; the URL of another poll works.")
+    DOWNLOAD_500 = _first_download("download-500", "A download gets a 500.")
+    DOWNLOAD_HTML = _first_download("download-html", "A download gets a 200 with an HTML page.")
+    DOWNLOAD_RETRY_AFTER = _first_download("download-retry-after", "A download gets a 503 with Retry-After: 86400.")
     DOWNLOAD_REDIRECT_HTTP = _first_download(
         "download-redirect-http", "A download is redirected to plain http on another machine."
     )
@@ -247,123 +254,116 @@ class Fault(StrEnum):
     )
     DOWNLOAD_ETAG = _first_download(
         "download-etag",
-        "A download is cut halfway, and whoever asks for the rest gets that of another file, with another ETag.",
+        "A download is cut halfway, and a request for the rest returns that of another file, with another ETag.",
     )
     DOWNLOAD_ENDLESS = _first_download(
-        "download-endless", "The bytes of a download are followed by zeros until the client goes away."
+        "download-endless", "The bytes of a download are followed by zeros until the client disconnects."
     )
-    DOWNLOAD_TRAILING = _each_download("download-trailing", "Downloads have five zeros behind the video.")
+    DOWNLOAD_TRAILING = _each_download("download-trailing", "Downloads have five zero bytes after the video.")
     DOWNLOAD_REDIRECT = _each_download(
         "download-redirect", "Downloads are redirected to another host name, from 127.0.0.1 to localhost."
     )
     DOWNLOAD_CHUNKED = _each_download("download-chunked", "Downloads have no Content-Length.")
-    DOWNLOAD_NO_RANGE = _each_download("download-no-range", "Downloads have no ETag, and parts can't be asked for.")
-    SIGNED_URL = _each_poll("signed-url", "The URL carries a signature in its query, without which it does not work.")
+    DOWNLOAD_NO_RANGE = _each_download("download-no-range", "Downloads have no ETag, and ranges can't be requested.")
+    SIGNED_URL = _each_poll("signed-url", "The URL has a signature in its query and does not work without it.")
 
     UPLOAD_SKIPPED = _outcome(
-        "upload-skipped", "The video is not put to output.upload_url, and the done answer has a URL of its own."
+        "upload-skipped", "The video is not uploaded to output.upload_url, and the done response has a regular URL."
     )
     UPLOAD_FAILED = _outcome(
         "upload-failed",
-        "The video can't be put to output.upload_url: failed with the code failed_precondition; it is not billed.",
+        "The upload to output.upload_url fails: failed with the code failed_precondition; it is not billed.",
+    )
+
+    STORAGE_FAILED = _outcome(
+        "storage-failed", "The video is not stored in the Files API, and the done response has a storage_error."
+    )
+    PUBLIC_URL_FAILED = _outcome(
+        "public-url-failed", "The file is stored without its public URL, and file_output has a public_url_error."
+    )
+    FILE_LIST_LAGS = _first_listing("file-list-lags", "The stored file is missing from a listing of files.")
+    FILE_LIST_500 = _first_listing("file-list-500", "A listing of files that would name the stored file gets a 500.")
+
+    REQUEST_UNLISTED = _first_result(
+        "request-unlisted", "The request of a batch is missing from a listing of its requests."
+    )
+    RESULT_LATE = _first_result("result-late", "The result is missing from a reading of the batch's results.")
+    RESULT_URL_EXPIRED = _first_result("result-url-expired", "The URL in the result has already expired.")
+    RESULT_ERROR_BESIDE = _each_result("result-error-beside", "The error of a result is in error_message only.")
+    RESULT_ERROR_OBJECT = _each_result(
+        "result-error-object", "The error of a result is an object with code and message."
+    )
+
+    BATCH_CREATE_CUT = _batch_call("batch-create-cut", "The connection is cut before the batch is created.")
+    BATCH_CREATE_ACCEPTED_CUT = _batch_call(
+        "batch-create-accepted-cut", "The batch is created, and the connection is cut without a response."
+    )
+    BATCH_CREATE_ACCEPTED_500 = _batch_call(
+        "batch-create-accepted-500", "The batch is created, and the response is a 500 with a JSON error."
+    )
+    BATCH_ADD_CUT = _batch_call("batch-add-cut", "The connection is cut before any request is added.")
+    BATCH_ADD_ACCEPTED_CUT = _batch_call(
+        "batch-add-accepted-cut", "All requests are added, and the connection is cut without a response."
+    )
+    BATCH_ADD_ACCEPTED_500 = _batch_call(
+        "batch-add-accepted-500", "All requests are added, and the response is a 500 with a JSON error."
+    )
+    BATCH_ADD_PART_CUT = _batch_call(
+        "batch-add-part-cut", "The first half of the requests is added, and the connection is cut without a response."
+    )
+    BATCH_ADD_LATE_LISTING = _batch_call(
+        "batch-add-late-listing",
+        "The connection is cut, and the requests are added only after the next listing of the batch's requests.",
+    )
+    BATCH_ADD_LATE_SECONDS = _batch_call(
+        "batch-add-late-seconds", "The connection is cut, and the requests are added only 3 seconds later."
+    )
+    BATCH_CANCELLED_BY_XAI = _batch_call(
+        "batch-cancelled-by-xai", "The batch is cancelled by xAI just after requests are added, with a message."
+    )
+    BATCH_COUNTERS_LAG = _batch_call(
+        "batch-counters-lag", "The counters of a batch are those of the last time it was read, at first all 0."
+    )
+    BATCH_REQUESTS_LAG = _batch_call(
+        "batch-requests-lag", "The newer half of the requests is missing from a listing of a batch's requests."
+    )
+    BATCH_RESULTS_LAG = _batch_call(
+        "batch-results-lag", "The newer half of the results is missing from a reading of a batch's results."
+    )
+    BATCH_RESULTS_REVERSED = _batch_call(
+        "batch-results-reversed", "A page of results is in the order opposite to that in which they were finished."
+    )
+    BATCH_PAGE_REPEATED = _batch_call(
+        "batch-page-repeated", "The second or a later page of requests or results is the page before it once more."
+    )
+    BATCH_GET_500 = _batch_call(
+        "batch-get-500", "A GET of batches, or of the requests or results of one, gets a 500."
     )
 
 
-class Marker(NamedTuple):
-    """A fault that was asked for, and how often it is to happen."""
+NOT_INJECTED = frozenset(
+    {
+        # They leave a video without an end: it only ends at the client's own deadline, minutes or hours later.
+        Fault.NEVER_DONE,
+        Fault.POLL_404_ALWAYS,
+        # It goes on until the client's size limit, which may be half a gigabyte.
+        Fault.DOWNLOAD_ENDLESS,
+        # They say that the key is wrong, at which a client rightly stops all its work.
+        Fault.START_400_KEY,
+        Fault.START_400_KEY_IN_CODE,
+        # They need an upload URL, and have no effect without one.
+        Fault.UPLOAD_SKIPPED,
+        Fault.UPLOAD_FAILED,
+        # They need storage options, and have no effect without them.
+        Fault.STORAGE_FAILED,
+        Fault.PUBLIC_URL_FAILED,
+        Fault.FILE_LIST_LAGS,
+        Fault.FILE_LIST_500,
+        # They need a batch, and have no effect on other submissions.
+        *(fault for fault in Fault if fault.stage in ("result", "batch")),
+    }
+)
+"""Faults that are never injected at random. START_ACCEPTED_SILENCE may be: it ends with the time-out of a POST."""
 
-    fault: Fault
-    times: float
-
-
-class ChosenFaults:
-    """The faults of one request, in the order in which they were chosen, and how often each may still happen."""
-
-    def __init__(self, markers: Iterable[Marker] = ()) -> None:
-        self._left: dict[Fault, float] = {}
-        for fault, times in markers:
-            self._left[fault] = self._left.get(fault, 0) + times
-
-    def __contains__(self, fault: Fault) -> bool:
-        return fault in self._left
-
-    @property
-    def left(self) -> dict[Fault, float]:
-        """How often each may still happen."""
-        return dict(self._left)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all, whether they have happened or not."""
-        return [fault.value for fault in self._left]
-
-    def strike(self, *faults: Fault) -> bool:
-        """Whether one of some faults is to happen now, which counts as one time."""
-        return self.strike_of(faults) is not None
-
-    def strike_of(self, faults: Collection[Fault]) -> Fault | None:
-        """The first of some faults that is to happen now, which counts as one time."""
-        for fault, left in self._left.items():
-            if left > 0 and fault in faults:
-                self._left[fault] -= 1
-                return fault
-        return None
-
-    def of_new_video(self) -> "ChosenFaults":
-        """The faults of a video that is made of the request: its outcome is struck now, the others are to come."""
-        markers = [
-            Marker(fault, left)
-            for fault, left in self._left.items()
-            if fault.stage in ("poll", "download") or (fault.stage == "outcome" and self.strike(fault))
-        ]
-        return ChosenFaults(markers)
-
-
-class FaultChoice:
-    """Which faults each submission has."""
-
-    def __init__(self) -> None:
-        self._of_body: dict[bytes, ChosenFaults] = {}
-        self._for_next: deque[Marker] = deque()
-
-    def for_next(self, fault: str, submissions: int) -> None:
-        """Choose a fault, written as in a marker, for the next submissions that have no marker.
-
-        Raises:
-            Refused: 400 if there is no such fault.
-        """
-        self._for_next.extend([_marker(fault)] * submissions)
-
-    def of(self, body: SubmissionBody) -> ChosenFaults:
-        """The faults of a submission; for a body that has been sent before, with what is left of them.
-
-        Raises:
-            Refused: 400 if it has a marker with an unknown fault.
-        """
-        markers = _markers(body.prompt or "")
-        if markers:
-            return self._of_body.setdefault(_digest(body), ChosenFaults(markers))
-        return ChosenFaults([self._for_next.popleft()] if self._for_next else [])
-
-
-# What merely resembles a marker is one, and refused: a test with a misspelled one must not pass by accident.
-_MARKER = re.compile(r"\[\s*fault\s*:([^\]]*)(\]?)", re.IGNORECASE)
-_FAULT = re.compile(r"(?P<name>[a-z0-9-]+)(?:\*(?P<times>[1-9][0-9]{0,8}))?")
-_NAMED = {fault.value: fault for fault in Fault}
-
-
-def _markers(prompt: str) -> list[Marker]:
-    return [_marker(text if closed else f"{text} without ]") for text, closed in _MARKER.findall(prompt)]
-
-
-def _marker(text: str) -> Marker:
-    match = _FAULT.fullmatch(text)
-    fault = _NAMED.get(match["name"]) if match else None
-    if match is None or fault is None:
-        raise refusals.invalid_argument(f'unknown fault "{text[:64]}"; GET /emulator/faults lists all')
-    return Marker(fault, float(match["times"]) if match["times"] else fault.times)
-
-
-def _digest(body: SubmissionBody) -> bytes:
-    """What makes two submissions the same: all but the upload URL, whose signature changes."""
-    return hashlib.sha256(body.model_copy(update={"output": None}).model_dump_json().encode()).digest()
+INJECTED = tuple(fault for fault in Fault if fault not in NOT_INJECTED)
+"""Faults that may be injected at random."""

@@ -1,14 +1,16 @@
-"""What the input images and videos hold, as far as it can be looked at without leaving this machine."""
+"""Reads the input images and videos, as far as that is possible without leaving this machine."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import httpx
 
-from prefect_xai_video.client import unlogged_urls
+from prefect_xai_video.api.httpx_log import unlogged_urls
 from prefect_xai_video.emulator.bodies import Source
 from prefect_xai_video.emulator.validation import AcceptedRequest
 
@@ -17,11 +19,11 @@ ErrorCode = Literal[
     "invalid_argument", "permission_denied", "failed_precondition", "service_unavailable", "internal_error"
 ]
 Contents = Mapping[Source, bytes | None]
-"""The content of each input; None for one that is taken as good without looking."""
+"""Content of each input; None for an input that is accepted without being read."""
 
 UNSEEN_CLIP_SECONDS = 6.0
 UNSEEN_CLIP_SIZE = (1280, 720)
-"""What an input clip is taken for that can't be looked at."""
+"""Assumed duration and size of an input clip that can't be read."""
 
 _INLINE_TYPES: Mapping[Kind, tuple[str, ...]] = {
     "image": ("image/png", "image/jpeg", "image/webp"),
@@ -29,12 +31,25 @@ _INLINE_TYPES: Mapping[Kind, tuple[str, ...]] = {
 }
 
 
+class StoredFile(Protocol):
+    """A file of the Files API."""
+
+    path: Path
+
+
+class StoredFiles(Protocol):
+    """The Files API, as far as inputs need it."""
+
+    def find(self, file_id: str) -> StoredFile | None:
+        """Find a file by its id."""
+
+
 class RenderFailed(Exception):
-    """A render that ends in status failed.
+    """A render that ends with status `failed`.
 
     Attributes:
-        code: The error code of the answer.
-        message: Its text.
+        code: Error code in the response.
+        message: Error message in the response.
     """
 
     def __init__(self, message: str, code: ErrorCode = "invalid_argument") -> None:
@@ -44,7 +59,7 @@ class RenderFailed(Exception):
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL is plain http to this machine."""
+    """Whether a URL is plain HTTP to this machine."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -52,28 +67,29 @@ def is_loopback(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
 
 
-async def contents_of(request: AcceptedRequest, client: httpx.AsyncClient) -> Contents:
+async def contents_of(request: AcceptedRequest, client: httpx.AsyncClient, files: StoredFiles) -> Contents:
     """Read all inputs of a request.
 
     Args:
         request: The request.
-        client: Fetches what is on this machine.
+        client: HTTP client for inputs on this machine.
+        files: Files of the Files API, for inputs that are given by their id.
 
     Returns:
-        What each input holds.
+        The content of each input.
 
     Raises:
         RenderFailed: If one of them can't be read.
     """
-    contents = {image: await _content_of(image, "image", client) for image in request.images}
+    contents = {image: await _content_of(image, "image", client, files) for image in request.images}
     if request.video is not None:
-        contents[request.video] = await _content_of(request.video, "video", client)
+        contents[request.video] = await _content_of(request.video, "video", client, files)
     return contents
 
 
-async def _content_of(source: Source, kind: Kind, client: httpx.AsyncClient) -> bytes | None:
+async def _content_of(source: Source, kind: Kind, client: httpx.AsyncClient, files: StoredFiles) -> bytes | None:
     if source.url is None:
-        return None
+        return await _stored(source.file_id or "", kind, files)
     if source.url.startswith("data:"):
         return _inline(source.url, kind)
     if is_loopback(source.url):
@@ -81,6 +97,14 @@ async def _content_of(source: Source, kind: Kind, client: httpx.AsyncClient) -> 
     if source.url.startswith("https://"):
         return None
     raise RenderFailed(f"The {kind} URL is not valid.")
+
+
+async def _stored(file_id: str, kind: Kind, files: StoredFiles) -> bytes:
+    # Like a URL that can't be reached, an unknown id is accepted at submit and fails on the poll.
+    file = files.find(file_id)
+    if file is None:
+        raise RenderFailed(f"The {kind} file does not exist.")
+    return await asyncio.to_thread(file.path.read_bytes)
 
 
 def _inline(url: str, kind: Kind) -> bytes:
@@ -100,5 +124,5 @@ async def _fetched(url: str, kind: Kind, client: httpx.AsyncClient) -> bytes:
     except (httpx.HTTPError, httpx.InvalidURL):
         raise RenderFailed(f"The {kind} URL could not be reached.") from None
     if response.status_code != 200:
-        raise RenderFailed(f"The {kind} URL answered with HTTP status {response.status_code}.")
+        raise RenderFailed(f"The {kind} URL returned HTTP status {response.status_code}.")
     return response.content

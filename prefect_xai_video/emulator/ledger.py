@@ -1,22 +1,22 @@
-"""What xAI would have billed."""
+"""The amounts that xAI would have billed."""
 
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from prefect_xai_video.capabilities import capabilities_of, estimate_cost
+from prefect_xai_video.api.capabilities import capabilities_of, estimate_cost
 from prefect_xai_video.emulator.sizes import Size, resolution_of
 from prefect_xai_video.emulator.validation import AcceptedRequest
 from prefect_xai_video.emulator.videos import TICK_DIGITS, Video
 
 
 def cost_of(request: AcceptedRequest, input_seconds: float, size: Size) -> Decimal:
-    """The price of a request in USD.
+    """Compute the price of a request in USD.
 
     Args:
         request: The request.
-        input_seconds: Duration of the clip that it edits or extends.
-        size: Size of the result, which decides about the price of an edit or extension.
+        input_seconds: Duration of the clip that is edited or extended.
+        size: Size of the result, which determines the price of an edit or extension.
     """
     resolution = request.resolution if request.video is None else _billed_resolution(request, size)
     cost = estimate_cost(
@@ -32,12 +32,12 @@ def cost_of(request: AcceptedRequest, input_seconds: float, size: Size) -> Decim
 
 
 def billed_usd(videos: Iterable[Video]) -> Decimal:
-    """What has been billed in USD: all that was accepted and did not fail."""
+    """Sum up the billed amount in USD: all requests that were accepted and did not fail."""
     return sum((video.cost_usd for video in videos), Decimal(0))
 
 
 def ledger(videos: Iterable[Video]) -> dict[str, Any]:
-    """Write the books: one row for each accepted submission."""
+    """Build the ledger: one row for each accepted submission."""
     rows = list(videos)
     return {
         "billed_usd": _amount(billed_usd(rows)),
@@ -52,6 +52,10 @@ def _row(video: Video) -> dict[str, Any]:
         "time": video.submitted_at.isoformat(),
         "model": video.request.model,
         "mode": video.request.mode,
+        "prompt": video.request.prompt,
+        "client_request_id": video.client_request_id,
+        "batch_id": video.place and video.place.batch_id,
+        "batch_request_id": video.place and video.place.batch_request_id,
         "cost_usd": _amount(video.cost_usd),
         "outcome": video.outcome,
         "faults": list(video.fault_names),
@@ -59,7 +63,7 @@ def _row(video: Video) -> dict[str, Any]:
 
 
 def _billed_resolution(request: AcceptedRequest, size: Size) -> str:
-    """The resolution of a size, or the highest that the model has a price for."""
+    """Return the resolution of a size, or the highest one for which the model has a price."""
     entry = capabilities_of(request.model)
     resolution = resolution_of(size)
     if entry is None or resolution in entry.usd_per_second:
@@ -68,6 +72,6 @@ def _billed_resolution(request: AcceptedRequest, size: Size) -> str:
 
 
 def _amount(usd: Decimal) -> str:
-    """Write an amount with its cents, and with more digits only where it has them."""
+    """Format an amount with cents, and with more digits only if needed."""
     cents = usd.quantize(Decimal("0.01"))
     return f"{cents:f}" if cents == usd else f"{usd.normalize():f}"

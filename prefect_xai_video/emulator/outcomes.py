@@ -1,18 +1,19 @@
-"""What becomes of a video that could be rendered: done, unless a fault is chosen."""
+"""The outcome of a video that could be rendered: done, unless a fault is selected."""
 
 from collections.abc import Mapping
 
+from prefect_xai_video.emulator.chosen_faults import ChosenFaults
 from prefect_xai_video.emulator.echoes import signed_url_repeated
-from prefect_xai_video.emulator.faults import ChosenFaults, Fault
+from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.inputs import ErrorCode, RenderFailed
 from prefect_xai_video.emulator.videos import Outcome
 
 
 def outcome_of(faults: ChosenFaults) -> Outcome:
-    """Tell how a render ends; as pending, if it never does.
+    """Return the outcome of a render; `pending` if it never ends.
 
     Raises:
-        RenderFailed: If it ends as failed.
+        RenderFailed: If the outcome is `failed`.
     """
     for fault, (code, message) in _FAILURES.items():
         if fault in faults:
@@ -21,13 +22,13 @@ def outcome_of(faults: ChosenFaults) -> Outcome:
 
 
 def check_upload(faults: ChosenFaults) -> None:
-    """Let the upload of a video fail, if that is chosen.
+    """Fail the upload of a video if that fault is selected.
 
     Raises:
-        RenderFailed: If it fails.
+        RenderFailed: If it is.
     """
     if Fault.UPLOAD_FAILED in faults:
-        raise RenderFailed("The upload URL answered with HTTP status 403.", "failed_precondition")
+        raise RenderFailed("The upload URL returned HTTP status 403.", "failed_precondition")
 
 
 _OUTCOMES: Mapping[Fault, Outcome] = {
@@ -46,7 +47,7 @@ _FAILURES: Mapping[Fault, tuple[ErrorCode, str]] = {
     Fault.FAILED_SERVICE_UNAVAILABLE: ("service_unavailable", "The service is currently unavailable."),
     Fault.FAILED_INTERNAL_ERROR: ("internal_error", "Internal error."),
     Fault.FAILED_STRING_ERROR: ("internal_error", "Internal error."),
-    # The key is known once somebody polls.
+    # The API key is only known when a client polls.
     Fault.FAILED_KEY: ("permission_denied", "Incorrect API key provided."),
     Fault.FAILED_SIGNED_URL: ("failed_precondition", signed_url_repeated()),
 }

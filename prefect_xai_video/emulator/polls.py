@@ -1,4 +1,4 @@
-"""The answer to a poll: what has become of the video, unless a fault is chosen."""
+"""The response to a poll: the state of the video, unless a fault is selected."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,25 +8,26 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from prefect_xai_video.emulator import refusals
-from prefect_xai_video.emulator.bodies import PublicUrl, StorageOptions
+from prefect_xai_video.emulator.bodies import StorageOptions
 from prefect_xai_video.emulator.connections import cut, huge, late
 from prefect_xai_video.emulator.echoes import key_repeated, with_key
 from prefect_xai_video.emulator.faults import Fault
+from prefect_xai_video.emulator.files import file_id_of, storage_error
 from prefect_xai_video.emulator.inputs import RenderFailed
 from prefect_xai_video.emulator.service import Service
 from prefect_xai_video.emulator.videos import TICK_DIGITS, Video
 
 STUCK_PROGRESS = 42
 ABSURD = 10**39
-_MODERATION = "Generated video rejected by content moderation."
+MODERATION = "Generated video rejected by content moderation."
 
 
-def answer_poll(service: Service, video: Video, key: str) -> ASGIApp:
-    """Answer GET /videos/{request_id}, which came with an API key."""
+def poll_response(service: Service, video: Video, key: str) -> ASGIApp:
+    """Respond to GET /videos/{request_id}, sent with an API key."""
     fault = video.faults.strike_of(_POLL_FAULTS)
     if fault is Fault.POLL_SLOW:
-        return late(partial(_answer, service, video, key))
-    return _INSTEAD[fault](video) if fault else _answer(service, video, key)
+        return late(partial(_respond, service, video, key))
+    return _INSTEAD[fault](video) if fault else _respond(service, video, key)
 
 
 _INSTEAD: Mapping[Fault, Callable[[Video], ASGIApp]] = {
@@ -40,15 +41,15 @@ _INSTEAD: Mapping[Fault, Callable[[Video], ASGIApp]] = {
     Fault.POLL_CUT: lambda _: cut,
 }
 _POLL_FAULTS = {*_INSTEAD, Fault.POLL_SLOW}
-"""The faults of a whole poll, of which one at a time happens."""
+"""Faults that affect a whole poll; only one of them strikes at a time."""
 
 
-def _answer(service: Service, video: Video, key: str) -> Response:
+def _respond(service: Service, video: Video, key: str) -> Response:
     if video.failure is not None:
         return _failed(video, video.failure, key)
     match video.outcome:
         case "pending":
-            return _pending(video, service.settings.render_seconds)
+            return _pending(video, service.settings.render_seconds * video.pace)
         case "moderated":
             return _moderated(video)
         case "expired":
@@ -91,30 +92,47 @@ def _failed(video: Video, failure: RenderFailed, key: str) -> Response:
 
 def _moderated(video: Video) -> Response:
     if Fault.MODERATED_DONE in video.faults:
-        return JSONResponse(_finished(video, {"url": "", **_content(video), "respect_moderation": False}))
+        return JSONResponse(blocked_fields(video))
     if Fault.MODERATED_FAILED in video.faults:
-        error = {"code": "invalid_argument", "message": _MODERATION}
+        error = {"code": "invalid_argument", "message": MODERATION}
         return JSONResponse({"status": "failed", "error": error, "usage": _usage(video)})
     old = Fault.MODERATED_OLD_CODE in video.faults
-    answer = {
+    content = {
         "code": "Client specified an invalid argument" if old else "imagine:content-moderated",
-        "error": _MODERATION,
+        "error": MODERATION,
         "usage": _usage(video),
     }
-    return JSONResponse(answer, status_code=400)
+    return JSONResponse(content, status_code=400)
 
 
 def _done(service: Service, video: Video) -> Response:
+    fields = done_fields(service, video, lambda: video.hand_out_url(service.settings.url_ttl_seconds))
+    if video.faults.strike(Fault.NO_STATUS):
+        del fields["video"]["respect_moderation"]
+        return JSONResponse({"video": fields["video"], "model": fields["model"]})
+    return JSONResponse(fields)
+
+
+def done_fields(service: Service, video: Video, path: Callable[[], str]) -> dict[str, Any]:
+    """Build the response for a video that is done.
+
+    Args:
+        service: The service.
+        video: The video.
+        path: Hands out a URL of it, without its host.
+    """
     content = _content(video)
     storage = video.storage
     if storage is not None:
-        content["file_output"] = _file_output(video, storage, service.root_url)
+        content |= _stored(video, storage, service)
     if not video.faults.strike(Fault.DONE_WITHOUT_URL, Fault.PUBLIC_URL_ONLY):
-        content = {"url": _url(service, video), **content}
-    if video.faults.strike(Fault.NO_STATUS):
-        del content["respect_moderation"]
-        return JSONResponse({"video": content, "model": video.request.model})
-    return JSONResponse(_finished(video, content))
+        content = {"url": video.upload_url or service.root_url + path(), **content}
+    return _finished(video, content)
+
+
+def blocked_fields(video: Video) -> dict[str, Any]:
+    """Build the response for a video that was blocked after it was rendered, as if it were done."""
+    return _finished(video, {"url": "", **_content(video), "respect_moderation": False})
 
 
 def _content(video: Video) -> dict[str, Any]:
@@ -137,20 +155,21 @@ def _usage(video: Video) -> dict[str, int]:
     return {"cost_in_usd_ticks": ticks}
 
 
-def _url(service: Service, video: Video) -> str:
-    return video.upload_url or service.root_url + video.hand_out_url(service.settings.url_ttl_seconds)
-
-
-def _file_output(video: Video, storage: StorageOptions, root_url: str) -> dict[str, Any]:
-    output: dict[str, Any] = {
-        "file_id": f"file_{video.request_id}",
-        "filename": storage.filename,
-    }
-    submitted = int(video.submitted_at.timestamp())
-    if storage.expires_after is not None:
-        output["expires_at"] = submitted + storage.expires_after
-    if storage.public_url:
-        output["public_url"] = f"{root_url}/xai-files/{video.request_id}.mp4"
-        if isinstance(storage.public_url, PublicUrl) and storage.public_url.expires_after is not None:
-            output["public_url_expires_at"] = submitted + storage.public_url.expires_after
-    return output
+def _stored(video: Video, storage: StorageOptions, service: Service) -> dict[str, Any]:
+    problem = storage_error(video)
+    if problem is not None:
+        return {"storage_error": problem}
+    output: dict[str, Any] = {"file_id": file_id_of(video), "filename": storage.filename}
+    file = service.files.find(output["file_id"])
+    if file is None:
+        # It has expired, or was deleted.
+        return {"file_output": output}
+    if file.expires_at is not None:
+        output["expires_at"] = int(file.expires_at.timestamp())
+    if file.public is not None:
+        output["public_url"] = service.public_url(file.public)
+        if file.public.expires_at is not None:
+            output["public_url_expires_at"] = int(file.public.expires_at.timestamp())
+    elif storage.public_url:
+        output["public_url_error"] = "The public URL could not be created."
+    return {"file_output": output}

@@ -1,6 +1,7 @@
-"""Draws the clips with PyAV: real H.264 and AAC, in moving colours that come from the prompt's SHA-256.
+"""Draws the clips with PyAV: real H.264 and AAC, in moving colours derived from the prompt's SHA-256.
 
-Equal requests give equal bytes. Only this module needs PyAV, so it is imported when the first clip is drawn.
+Equal requests produce equal bytes. Only this module, `captions` and `frames` need PyAV and Pillow. They are imported
+when the first clip is drawn.
 """
 
 import array
@@ -22,20 +23,16 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from prefect_xai_video.api.capabilities import EXTENDED_SECONDS, MAX_EDIT_SECONDS
 from prefect_xai_video.emulator.bodies import Source
+from prefect_xai_video.emulator.captions import Captions
+from prefect_xai_video.emulator.frames import FRAMES_PER_SECOND, TICK, Overlay
 from prefect_xai_video.emulator.inputs import UNSEEN_CLIP_SECONDS, UNSEEN_CLIP_SIZE, Contents, RenderFailed
 from prefect_xai_video.emulator.sizes import Size, capped, even, nearest_aspect_ratio, size_of
-from prefect_xai_video.emulator.validation import (
-    EXTENDED_SECONDS,
-    EXTENSION_CAP,
-    MAX_EDIT_SECONDS,
-    AcceptedRequest,
-)
+from prefect_xai_video.emulator.validation import EXTENSION_CAP, AcceptedRequest
 
-FRAMES_PER_SECOND = 24
 SAMPLES_PER_SECOND = 48000
 
-_TICK = Fraction(1, FRAMES_PER_SECOND)
 _SAMPLES_PER_FRAME = SAMPLES_PER_SECOND // FRAMES_PER_SECOND
 _TINT = 0.45
 _FADE_PER_SECOND = 0.5
@@ -44,7 +41,7 @@ _FADE_END = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What has been drawn.
+    """A drawn clip.
 
     Attributes:
         size: Width and height in pixels.
@@ -62,35 +59,58 @@ class Stopped(Exception):
 
 
 class _Background(NamedTuple):
-    """What lies under the colours, and how much of it they hide: 0 nothing, 1 all."""
+    """A frame under the colours, and the fraction of it that they hide, from 0 to 1."""
 
     frame: VideoFrame
     hidden: float
 
 
 def render(request: AcceptedRequest, contents: Contents, path: Path, stop: threading.Event) -> Rendered:
-    """Draw the clip that a request asks for.
+    """Draw the clip for a request.
 
     Args:
         request: The request.
-        contents: What its inputs hold.
-        path: Where to write the MP4.
-        stop: Set when there is no use in going on.
+        contents: Content of its inputs.
+        path: Destination file, an MP4.
+        stop: Event that stops the drawing.
 
     Returns:
-        What has been drawn.
+        The drawn clip.
 
     Raises:
-        RenderFailed: If an input is no picture or no clip.
-        Stopped: If `stop` was set meanwhile.
+        RenderFailed: If an input is not a picture or a clip.
+        Stopped: If `stop` was set.
     """
     if request.video is None:
         rendered, backgrounds = _new_clip(request, contents)
     else:
         rendered, backgrounds = _changed_clip(request, contents[request.video])
-    frames = _colour(request.prompt, rendered.size, backgrounds)
+    kept = round(rendered.input_seconds * FRAMES_PER_SECOND) if request.mode == "extend" else 0
+    frames = _captioned(request.prompt, rendered, _colour(request.prompt, rendered.size, backgrounds), kept)
     _encode(path, rendered, frames, request.prompt if request.audio else None, stop)
     return rendered
+
+
+def measure(request: AcceptedRequest, contents: Contents) -> Rendered:
+    """Determine the size and durations of the clip for a request, without drawing it.
+
+    Raises:
+        RenderFailed: If an input is not a picture or a clip.
+    """
+    if request.video is None:
+        return _new_clip(request, contents)[0]
+    return _changed_clip(request, contents[request.video])[0]
+
+
+def render_plain(size: Size, count: int, audio: bool, path: Path, stop: threading.Event) -> None:
+    """Draw a clip of so many frames that belongs to no request, and so shows no prompt.
+
+    Raises:
+        Stopped: If `stop` was set.
+    """
+    rendered = Rendered(size, count / FRAMES_PER_SECOND)
+    frames = _captioned("", rendered, _colour("", size, repeat(None, count)))
+    _encode(path, rendered, frames, "" if audio else None, stop)
 
 
 def _new_clip(request: AcceptedRequest, contents: Contents) -> tuple[Rendered, Iterable[_Background | None]]:
@@ -100,12 +120,11 @@ def _new_clip(request: AcceptedRequest, contents: Contents) -> tuple[Rendered, I
     rendered = Rendered(size_of(request.resolution, ratio), request.duration)
     if not stills:
         return rendered, repeat(None, request.duration * FRAMES_PER_SECOND)
-    fitted = [(seconds, _fit(picture, rendered.size)) for seconds, picture in stills]
-    return rendered, _between(fitted, request.duration * FRAMES_PER_SECOND)
+    return rendered, _between(stills, rendered.size, request.duration * FRAMES_PER_SECOND)
 
 
 def _aspect_ratio(request: AcceptedRequest, pictures: dict[Source, VideoFrame | None]) -> str:
-    """An image decides about the shape of its clip, and the aspect ratio that was asked for is ignored."""
+    """Return the aspect ratio of a clip. An image determines it; the requested one is then ignored."""
     if request.mode == "image":
         for picture in pictures.values():
             if picture is not None:
@@ -114,7 +133,7 @@ def _aspect_ratio(request: AcceptedRequest, pictures: dict[Source, VideoFrame | 
 
 
 def _changed_clip(request: AcceptedRequest, content: bytes | None) -> tuple[Rendered, Iterable[_Background | None]]:
-    clip = _look(content) if content is not None else Rendered(UNSEEN_CLIP_SIZE, UNSEEN_CLIP_SECONDS)
+    clip = _inspect(content) if content is not None else Rendered(UNSEEN_CLIP_SIZE, UNSEEN_CLIP_SECONDS)
     count = round(clip.seconds * FRAMES_PER_SECOND)
     shortest, longest = (0.0, MAX_EDIT_SECONDS) if request.mode == "edit" else EXTENDED_SECONDS
     if not shortest <= round(clip.seconds, 1) <= longest or not count:
@@ -131,15 +150,16 @@ def _changed_clip(request: AcceptedRequest, content: bytes | None) -> tuple[Rend
 
 
 def _continued(frames: Iterator[VideoFrame], added: int) -> Iterator[_Background]:
-    """The clip as it is, then its last frame, which fades into the colours."""
+    """Yield the unchanged clip, then its last frame, which fades into the colours."""
     for frame in frames:
         yield _Background(frame, 0)
     for number in range(added):
         yield _Background(frame, _faded(number / FRAMES_PER_SECOND))
 
 
-def _between(stills: list[tuple[float, VideoFrame]], count: int) -> Iterator[_Background]:
-    """At each time the nearest still, the more hidden by the colours the further away it is."""
+def _between(pictures: list[tuple[float, VideoFrame]], size: Size, count: int) -> Iterator[_Background]:
+    """Yield the nearest still for each frame. The further away in time it is, the more the colours hide it."""
+    stills = [(seconds, _fit(picture, size)) for seconds, picture in pictures]
     last = (count - 1) / FRAMES_PER_SECOND
     for number in range(count):
         now = number / FRAMES_PER_SECOND
@@ -162,8 +182,8 @@ def _picture(content: bytes | None) -> VideoFrame | None:
         return next(container.decode(video=0))
 
 
-def _look(content: bytes) -> Rendered:
-    """Find out size and duration of a clip."""
+def _inspect(content: bytes) -> Rendered:
+    """Read the size and duration of a clip."""
     with _decoding("video"), av.open(io.BytesIO(content), "r") as container:
         if "mp4" not in container.format.name:
             raise RenderFailed("The video has an unsupported format.")
@@ -174,7 +194,7 @@ def _look(content: bytes) -> Rendered:
 
 
 def _resampled(content: bytes, size: Size, count: int) -> Iterator[VideoFrame]:
-    """The frames of a clip at this frame rate and size."""
+    """Convert the frames of a clip to this module's frame rate and to a size."""
     reformatter = VideoReformatter()
     with _decoding("video"), av.open(io.BytesIO(content), "r") as container:
         coming = container.decode(video=0)
@@ -197,12 +217,12 @@ def _decoding(kind: str) -> Iterator[None]:
 
 
 def _fit(picture: VideoFrame, size: Size) -> VideoFrame:
-    """Cut a picture to the shape of the clip and scale it."""
+    """Crop a picture to the shape of the clip and scale it."""
     width, height = size
     graph = Graph()
     source = graph.add(
         "buffer",
-        f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={_TICK}",
+        f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={TICK}",
     )
     steps = [
         graph.add("format", "gbrp"),
@@ -220,7 +240,7 @@ def _fit(picture: VideoFrame, size: Size) -> VideoFrame:
 def _colour(prompt: str, size: Size, backgrounds: Iterable[_Background | None]) -> Iterator[VideoFrame]:
     """Draw the prompt's colours over each background."""
     colours = _Colours(prompt, size)
-    overlay = _Overlay(size)
+    overlay = Overlay(size, size)
     for number, background in enumerate(backgrounds):
         if background is None:
             yield colours.frame(number)
@@ -230,8 +250,15 @@ def _colour(prompt: str, size: Size, backgrounds: Iterable[_Background | None]) 
             yield overlay.blend(background.frame, colours.frame(number, background.hidden), number)
 
 
+def _captioned(prompt: str, rendered: Rendered, frames: Iterable[VideoFrame], kept: int = 0) -> Iterator[VideoFrame]:
+    """Write on each frame, but the prompt only on those that are not kept from an input clip: they have their own."""
+    of_input, own = (Captions(text, rendered.size, rendered.seconds) for text in ("", prompt))
+    for number, frame in enumerate(frames):
+        yield (of_input if number < kept else own).write(frame, number)
+
+
 class _Colours:
-    """Clouds of colour that drift over an endless plane: one cloud for each byte of the prompt's SHA-256."""
+    """Clouds of colour that drift over an endless plane, one for each byte of the prompt's SHA-256."""
 
     _COLUMNS, _ROWS = 8, 4
     _WIDTH, _HEIGHT = 256, 144
@@ -265,7 +292,7 @@ class _Colours:
 
 
 def _cells(digest: bytes) -> bytes:
-    """One RGB colour for each byte of a digest, of two hues that come from it too."""
+    """Derive one RGB colour from each byte of a digest, in two hues that are derived from it, too."""
     hues = digest[0] / 256, digest[1] / 256
     colours = (
         colorsys.hsv_to_rgb(hues[byte & 1] + (byte & 15) / 160, 0.5 + (byte & 6) / 14, 0.3 + byte / 380)
@@ -279,34 +306,11 @@ def _rows(plane: av.video.plane.VideoPlane, width: int) -> list[bytes]:
     return [content[start : start + width] for start in range(0, plane.height * plane.line_size, plane.line_size)]
 
 
-class _Overlay:
-    """Lays a frame with an alpha channel over another."""
-
-    def __init__(self, size: Size) -> None:
-        source = f"video_size={size[0]}x{size[1]}:time_base={_TICK}:pix_fmt="
-        self._graph = Graph()
-        self._under = self._graph.add("buffer", f"{source}yuv420p")
-        self._over = self._graph.add("buffer", f"{source}yuva420p")
-        overlay = self._graph.add("overlay", "format=yuv420")
-        self._result = self._graph.add("buffersink")
-        self._under.link_to(overlay, 0, 0)
-        self._over.link_to(overlay, 0, 1)
-        overlay.link_to(self._result)
-        self._graph.configure()
-
-    def blend(self, under: VideoFrame, over: VideoFrame, number: int) -> VideoFrame:
-        """Lay one frame over the other."""
-        for buffer, frame in ((self._under, under), (self._over, over)):
-            frame.pts, frame.time_base = number, _TICK
-            buffer.push(frame)
-        return cast(VideoFrame, self._result.pull())
-
-
 def _encode(
     path: Path, rendered: Rendered, frames: Iterable[VideoFrame], sound_of: str | None, stop: threading.Event
 ) -> None:
-    """Write the frames, and the sound of a prompt, as an MP4."""
-    # One thread, since the bytes would depend on their number.
+    """Write the frames, and optionally the sound of a prompt, as an MP4."""
+    # One thread, since the encoded bytes depend on the number of threads.
     options = {"preset": "ultrafast", "crf": "26", "threads": "1", "g": str(2 * FRAMES_PER_SECOND)}
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
@@ -318,7 +322,7 @@ def _encode(
         for number, frame in enumerate(frames):
             if stop.is_set():
                 raise Stopped
-            frame.pts, frame.time_base, frame.pict_type = number, _TICK, 0
+            frame.pts, frame.time_base, frame.pict_type = number, TICK, 0
             container.mux(video.encode(frame))
             if sound_of is not None:
                 container.mux(audio.encode(_sound_frame(samples, number)))
@@ -328,14 +332,14 @@ def _encode(
 
 
 def _sound_of(prompt: str) -> bytes:
-    """The sound of one frame: a soft tone that fits into it a whole number of times, so that it can go on."""
+    """Generate the sound of one frame: a soft tone in whole periods, so that it continues across frames."""
     waves = 5 + hashlib.sha256(prompt.encode()).digest()[0] % 16
     step = 2 * math.pi * waves / _SAMPLES_PER_FRAME
     return array.array("h", (round(3000 * math.sin(step * n)) for n in range(_SAMPLES_PER_FRAME))).tobytes()
 
 
 def _sound_frame(samples: bytes, number: int) -> av.AudioFrame:
-    """The sound that belongs to a frame of the clip."""
+    """Wrap the sound of a frame as an audio frame."""
     frame = av.AudioFrame("s16", "mono", _SAMPLES_PER_FRAME)
     plane = frame.planes[0]
     plane.update(samples.ljust(plane.buffer_size, b"\0"))

@@ -1,7 +1,8 @@
-"""The log of requests: one line of JSON each, and never a key."""
+"""The request log: one line of JSON per request, without API keys."""
 
 import json
 import uuid
+from collections import deque
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,30 +13,34 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefect_xai_video.emulator.clock import Clock
 
-SHOWN_OF_DATA_URL = 64
+DATA_URL_CHARACTERS = 64
 
 Entry = dict[str, Any]
 
 
 class RequestLog:
-    """Keeps the log in memory, and in a file if there is one."""
+    """Keeps the request log in memory and, optionally, in a file.
 
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
+    Args:
+        max_entries: Number of entries kept in memory, the newest ones; None for all.
+    """
+
+    def __init__(self, max_entries: int | None = None) -> None:
+        self.entries: deque[Entry] = deque(maxlen=max_entries)
         self._file: TextIO | None = None
 
     def open(self, path: Path) -> None:
-        """Append to a file from now on."""
+        """Open a file, to which further requests are appended."""
         self._file = path.open("a", encoding="utf-8")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if there is one."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def add(self, entry: Entry) -> None:
-        """Add a request."""
+        """Append a request."""
         self.entries.append(entry)
         if self._file is not None:
             self._file.write(json.dumps(entry) + "\n")
@@ -45,22 +50,32 @@ class RequestLog:
 def note_body(request: Request, body: bytes) -> None:
     """Log the JSON body of a request."""
     try:
-        # A lenient parser lets NaN through, which must not end up in the log as it is.
+        # A lenient parser accepts NaN, which would not be valid JSON in the log.
         request.state.entry["body"] = _shortened(json.loads(body, parse_constant=str))
     except (ValueError, RecursionError):
         request.state.entry["body"] = None
 
 
+def note_json(request: Request, body: Any) -> None:
+    """Log a shorter form of the body of a request."""
+    request.state.entry["body"] = body
+
+
 def note_request_id(request: Request, request_id: str) -> None:
-    """Log the request id that a request is about, or that its answer gives."""
+    """Log the request id that a request refers to, or that its response returns."""
     request.state.entry["request_id"] = request_id
 
 
-class LoggedRequests:
-    """Logs each request just before its response begins, so that whoever has the response finds it in the log.
+def note_faults(request: Request, names: list[str]) -> None:
+    """Log the names of the faults that are selected for a submission, accepted or not."""
+    request.state.entry["faults"] = names
 
-    The response gets an `x-request-id`, which is the entry's `trace_id`.
-    Where there is no answer, the request is logged with status null just before the client has to do without.
+
+class LoggedRequests:
+    """Logs each request just before its response starts, so that a client that has the response finds it in the log.
+
+    The response gets an `x-request-id`, which is the entry's `trace_id`. A request without a response is logged with
+    status null, just before its connection ends.
     """
 
     def __init__(self, app: ASGIApp, log: RequestLog, clock: Clock) -> None:
@@ -104,6 +119,7 @@ def _entry(scope: Scope, time: datetime) -> Entry:
         "status": None,
         "body": None,
         "request_id": None,
+        "faults": [],
         "authorization": "authorization" in headers,
         "client_request_id": headers.get("x-client-request-id"),
         "trace_id": str(uuid.uuid4()),
@@ -116,7 +132,7 @@ def _shortened(value: Any) -> Any:
             return {name: _shortened(member) for name, member in value.items()}
         case list():
             return [_shortened(member) for member in value]
-        case str() if value.startswith("data:") and len(value) > SHOWN_OF_DATA_URL:
-            return f"{value[:SHOWN_OF_DATA_URL]}... ({len(value)} characters)"
+        case str() if value.startswith("data:") and len(value) > DATA_URL_CHARACTERS:
+            return f"{value[:DATA_URL_CHARACTERS]}... ({len(value)} characters)"
         case _:
             return value

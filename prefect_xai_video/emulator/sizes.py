@@ -1,13 +1,13 @@
-"""How large a picture is, by resolution and aspect ratio."""
+"""Sizes of pictures, by resolution and aspect ratio."""
 
 from collections.abc import Mapping
 
-from prefect_xai_video.capabilities import ASPECT_RATIOS, RESOLUTIONS, Resolution
+from prefect_xai_video.api.capabilities import ASPECT_RATIOS, DISPUTED_ASPECT_RATIOS, RESOLUTIONS, Resolution
 
 Size = tuple[int, int]
 
-DRAWN_ASPECT_RATIOS = tuple(dict.fromkeys((*ASPECT_RATIOS, "21:9", "5:2")))
-"""The aspect ratios that are accepted. xAI's newest text names the last two, its OpenAPI file and its SDK do not."""
+ACCEPTED_ASPECT_RATIOS = (*ASPECT_RATIOS, *DISPUTED_ASPECT_RATIOS)
+"""Accepted aspect ratios, by xAI's newest documentation."""
 
 _LANDSCAPE: Mapping[str, Mapping[str, Size]] = {
     "480p": {
@@ -39,7 +39,7 @@ _SHORT_SIDES: Mapping[Resolution, int] = {resolution: _LANDSCAPE[resolution]["1:
 
 
 def size_of(resolution: str, aspect_ratio: str) -> Size:
-    """The size of a new clip: width and height in pixels."""
+    """Return the size of a new clip: width and height in pixels."""
     landscape = _LANDSCAPE[resolution]
     if aspect_ratio in landscape:
         return landscape[aspect_ratio]
@@ -48,23 +48,23 @@ def size_of(resolution: str, aspect_ratio: str) -> Size:
 
 
 def nearest_aspect_ratio(size: Size) -> str:
-    """The aspect ratio that is nearest to that of a picture."""
+    """Return the aspect ratio that is closest to that of a picture."""
     return min(ASPECT_RATIOS, key=lambda ratio: _distance(size, size_of("1080p", ratio)))
 
 
 def resolution_of(size: Size) -> Resolution:
-    """The smallest resolution that covers a size; the largest there is if none does."""
+    """Return the smallest resolution that covers a size, or the largest one if none does."""
     covering = (resolution for resolution, side in _SHORT_SIDES.items() if side >= min(size))
     return next(covering, RESOLUTIONS[-1])
 
 
 def even(size: Size) -> Size:
-    """The size without an odd row or column, which H.264 can't have."""
+    """Round a size down to even numbers, as H.264 requires."""
     return max(2, size[0] & ~1), max(2, size[1] & ~1)
 
 
 def capped(size: Size, resolution: Resolution) -> Size:
-    """The size, or a smaller one of the same shape that the resolution allows."""
+    """Limit a size to a resolution, keeping its shape."""
     side = _SHORT_SIDES[resolution]
     if min(size) <= side:
         return even(size)

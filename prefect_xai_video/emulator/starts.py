@@ -1,4 +1,4 @@
-"""The answer to a POST: a request id, unless a fault is chosen."""
+"""The response to a submission: a request id, unless a fault is selected."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ from prefect_xai_video.emulator.faults import Fault
 
 
 class Post(NamedTuple):
-    """As much of a POST as its response may depend on.
+    """The parts of a POST on which its response may depend.
 
     Attributes:
         url: Its URL.
-        key: The API key that came with it.
+        key: The API key that was sent with it.
         clock: The emulator's clock.
     """
 
@@ -30,22 +30,22 @@ class Post(NamedTuple):
     clock: Clock
 
 
-def turn_away(fault: Fault | None, post: Post) -> ASGIApp | None:
-    """Answer a POST that is not accepted; None if the fault is none of those that keep it from being accepted."""
-    make_answer = _TURNED_AWAY.get(fault) if fault else None
-    return make_answer(post) if make_answer else None
+def refused_response(fault: Fault | None, post: Post) -> ASGIApp | None:
+    """Respond to a POST that is not accepted; None if the fault does not prevent it from being accepted."""
+    respond = _NOT_ACCEPTED.get(fault) if fault else None
+    return respond(post) if respond else None
 
 
-def answer_accepted(fault: Fault | None, post: Post, request_id: str) -> ASGIApp:
-    """Answer a POST that has been accepted, and is billed whatever the client gets to know."""
-    if fault in _OTHER_ANSWER:
-        return _OTHER_ANSWER[fault](post)
-    make_answer = _OTHER_SHAPE.get(fault) if fault else None
-    return make_answer(request_id) if make_answer else JSONResponse({"request_id": request_id})
+def accepted_response(fault: Fault | None, post: Post, request_id: str) -> ASGIApp:
+    """Respond to a POST that was accepted, and is billed whether or not the client learns of it."""
+    if fault in _OTHER_RESPONSE:
+        return _OTHER_RESPONSE[fault](post)
+    respond = _OTHER_SHAPE.get(fault) if fault else None
+    return respond(request_id) if respond else JSONResponse({"request_id": request_id})
 
 
 def _too_many_until_a_date(post: Post) -> Response:
-    # One reading of the clock for both: as dates have no fractions, they might else be two seconds apart.
+    # Read the clock once for both: rounded to seconds, two readings could be two seconds apart.
     now = post.clock.now()
     retry_after = http_date(now + timedelta(seconds=1))
     response = refusals.too_many_requests(2, 2, retry_after=retry_after).response
@@ -88,7 +88,7 @@ def _key_in_code(post: Post) -> Response:
     return with_key({"code": post.key, "error": "Incorrect API key provided."}, post.key, 400)
 
 
-_TURNED_AWAY: Mapping[Fault, Callable[[Post], ASGIApp]] = {
+_NOT_ACCEPTED: Mapping[Fault, Callable[[Post], ASGIApp]] = {
     Fault.START_429: lambda _: refusals.too_many_requests(2, 2).response,
     Fault.START_429_RETRY_AFTER: lambda _: refusals.too_many_requests(2, 2, retry_after="1").response,
     Fault.START_429_DATE: _too_many_until_a_date,
@@ -103,7 +103,7 @@ _TURNED_AWAY: Mapping[Fault, Callable[[Post], ASGIApp]] = {
     Fault.START_400_KEY_IN_CODE: _key_in_code,
 }
 
-_OTHER_ANSWER: Mapping[Fault | None, Callable[[Post], ASGIApp]] = {
+_OTHER_RESPONSE: Mapping[Fault | None, Callable[[Post], ASGIApp]] = {
     Fault.START_ACCEPTED_CUT: lambda _: cut,
     Fault.START_ACCEPTED_500: lambda _: refusals.internal_error().response,
     Fault.START_ACCEPTED_502: lambda _: PlainTextResponse("error code: 502", status_code=502),
@@ -124,5 +124,5 @@ _OTHER_SHAPE: Mapping[Fault, Callable[[str], ASGIApp]] = {
     Fault.START_ACCEPTED_HUGE: lambda request_id: huge({"request_id": request_id}),
 }
 
-STARTS = {*_TURNED_AWAY, *(fault for fault in _OTHER_ANSWER if fault), *_OTHER_SHAPE}
-"""The faults of a POST, of which one at a time happens."""
+STARTS = {*_NOT_ACCEPTED, *(fault for fault in _OTHER_RESPONSE if fault), *_OTHER_SHAPE}
+"""Faults of a POST; only one of them strikes at a time."""

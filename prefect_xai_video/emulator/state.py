@@ -1,7 +1,7 @@
-"""The state directory: all that is known of each accepted request, on disk, for a later emulator.
+"""The state directory: all accepted requests on disk, so that a later emulator can continue with them.
 
-Each request is one file, `<request id>.request`, beside its video. It is replaced by a rename, so a reader never sees
-a half-written one, however the emulator ends. Several emulators may share a directory.
+Each request is one file, `<request id>.request`, next to its video. It is replaced by a rename, so a reader never
+sees a partial file, however the emulator ends. Several emulators may share a directory.
 """
 
 import logging
@@ -17,10 +17,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from prefect_xai_video.emulator.faults import ChosenFaults, Fault, Marker
+from prefect_xai_video.emulator.chosen_faults import ChosenFaults, Marker
+from prefect_xai_video.emulator.faults import Fault
 from prefect_xai_video.emulator.inputs import ErrorCode, RenderFailed
 from prefect_xai_video.emulator.validation import AcceptedRequest
-from prefect_xai_video.emulator.videos import Outcome, ResultUrl, Video
+from prefect_xai_video.emulator.videos import BatchPlace, Outcome, ResultUrl, Video
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class _Failure(BaseModel):
 
 
 class _Record(BaseModel):
-    """A video as it is written; times are seconds since 1970, since no other clock outlives a process."""
+    """A saved video. Times are seconds since 1970, since a monotonic clock is not valid in another process."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
 
@@ -49,11 +50,15 @@ class _Record(BaseModel):
     request: AcceptedRequest
     cost_usd: Decimal
     submitted_at: datetime
-    begun: float
+    begun: float | None
     faults: dict[Fault, float]
     fault_names: tuple[str, ...]
+    client_request_id: str | None = None
+    place: BatchPlace | None = None
     outcome: Outcome
+    finished_at: datetime | None = None
     seconds: float
+    pace: float = 1
     failure: _Failure | None
     urls: list[_Url]
 
@@ -62,11 +67,11 @@ class State:
     """The requests of one team in a directory.
 
     Args:
-        directory: Where they are; made if it is missing.
-        team: Requests of other teams are left alone.
+        directory: Directory of the requests; created if it is missing.
+        team: Id of the team; requests of other teams are ignored.
 
     Raises:
-        OSError: If the directory can't be made.
+        OSError: If the directory can't be created.
     """
 
     def __init__(self, directory: Path, team: str) -> None:
@@ -77,28 +82,25 @@ class State:
         self._remove_abandoned()
 
     def load(self) -> Iterator[Video]:
-        """Read all requests, the oldest first. One that can't be read is reported in the log and left out."""
+        """Read all requests, oldest first. An unreadable one is logged and skipped."""
         videos = [video for path in self._directory.glob("*.request") if (video := self._read(path))]
         yield from sorted(videos, key=lambda video: video.submitted_at)
 
     def find(self, request_id: str) -> Video | None:
-        """Read a request that another emulator may have accepted meanwhile; None if there is none."""
+        """Read a request that another emulator may have accepted meanwhile; None if it does not exist."""
         path = self._path(request_id)
         return self._read(path) if path.exists() else None
 
     def save(self, video: Video) -> None:
-        """Write what is known of a request, unless it has not changed.
+        """Save a request, if it has changed.
 
         Raises:
-            OSError: If it can't be written. What was written before is whole.
+            OSError: If it can't be written. The previously saved file remains intact.
         """
         content = _record_of(video, self._team).model_dump_json().encode()
         if self._saved.get(video.request_id) == hash(content):
             return
-        with replaced(self._path(video.request_id)) as part, part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_durably(self._path(video.request_id), content)
         self._saved[video.request_id] = hash(content)
 
     def _read(self, path: Path) -> Video | None:
@@ -113,7 +115,7 @@ class State:
         return self._directory / f"{request_id}.request"
 
     def _remove_abandoned(self) -> None:
-        """Remove what emulators that were killed have left half-written."""
+        """Remove partial files that killed emulators left behind."""
         for part in self._directory.glob("*.part"):
             if time.time() - part.stat().st_mtime > _ABANDONED_SECONDS:
                 part.unlink(missing_ok=True)
@@ -121,15 +123,27 @@ class State:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a new file to write, which takes the place of another one if the block ends well."""
+    """Provide a temporary file, which replaces the given file if the block succeeds."""
     handle, name = mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".part")
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        os.replace(part, path)  # noqa: PTH105 - in tests it fails
+        os.replace(part, path)  # noqa: PTH105 - tests make it fail
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file, so that its new content is on the disk.
+
+    Raises:
+        OSError: If it can't be written. The old content remains intact.
+    """
+    with replaced(path) as part, part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _record_of(video: Video, team: str) -> _Record:
@@ -140,11 +154,15 @@ def _record_of(video: Video, team: str) -> _Record:
         request=video.request,
         cost_usd=video.cost_usd,
         submitted_at=video.submitted_at,
-        begun=_to_wall_clock(video.begun),
+        begun=None if video.begun is None else _to_wall_clock(video.begun),
         faults=video.faults.left,
         fault_names=tuple(video.fault_names),
+        client_request_id=video.client_request_id,
+        place=video.place,
         outcome=video.outcome,
+        finished_at=video.finished_at,
         seconds=video.seconds,
+        pace=video.pace,
         failure=_Failure(code=failure.code, message=failure.message) if failure else None,
         urls=[
             _Url(expires=_to_wall_clock(url.expires_at), signature=url.signature, gone=url.gone) for url in video.urls
@@ -160,11 +178,15 @@ def _video_of(record: _Record, directory: Path) -> Video:
         cost_usd=record.cost_usd,
         path=directory / f"{record.request_id}.mp4",
         submitted_at=record.submitted_at,
-        begun=min(_from_wall_clock(record.begun), time.monotonic()),
+        begun=None if record.begun is None else min(_from_wall_clock(record.begun), time.monotonic()),
         faults=ChosenFaults(Marker(fault, times) for fault, times in record.faults.items()),
         fault_names=record.fault_names,
+        client_request_id=record.client_request_id,
+        place=record.place,
         outcome=record.outcome,
+        finished_at=record.finished_at,
         seconds=record.seconds,
+        pace=record.pace,
         failure=RenderFailed(failure.message, failure.code) if failure else None,
         urls=[
             ResultUrl(expires_at=_from_wall_clock(url.expires), signature=url.signature, gone=url.gone)
@@ -174,7 +196,7 @@ def _video_of(record: _Record, directory: Path) -> Video:
 
 
 def _to_wall_clock(monotonic: float) -> float:
-    # Rounded, since the clocks are read one after the other: a request that has not changed is written equally.
+    # Rounded, since the clocks are read one after the other: an unchanged request is saved with equal bytes.
     return round(time.time() - time.monotonic() + monotonic, 2)
 
 

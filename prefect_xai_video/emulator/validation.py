@@ -1,12 +1,18 @@
-"""Whether a submission makes sense: what the service refuses with 400 or 404 before it accepts anything."""
+"""Checks the meaning of a submission: the service refuses an invalid one with 400 or 404."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from prefect_xai_video.capabilities import (
+from prefect_xai_video.api.capabilities import (
     DEFAULT_MODEL,
+    KEYFRAMES_PER_SECOND,
+    MAX_KEYFRAMES,
     MAX_PROMPT_CHARACTERS,
+    MAX_REFERENCE_AUDIOS,
+    MAX_STORAGE_SECONDS,
+    MIN_KEYFRAME_GAP,
+    PUBLIC_URL_SECONDS,
     RESOLUTIONS,
     SERVER_DEFAULT_DURATION,
     SERVER_DEFAULT_EXTENSION,
@@ -29,44 +35,31 @@ from prefect_xai_video.emulator.bodies import (
     Voice,
 )
 from prefect_xai_video.emulator.refusals import invalid_argument, permission_denied, unknown_model
-from prefect_xai_video.emulator.sizes import DRAWN_ASPECT_RATIOS
+from prefect_xai_video.emulator.sizes import ACCEPTED_ASPECT_RATIOS
 
-# What the table of capabilities does not hold, since the plugin does not send it.
+# Limits that are missing from the table of capabilities, since no client can check them.
 SERVER_DEFAULT_ASPECT_RATIO = "16:9"
-MODEL_WITH_FRAMES = "grok-imagine-video-1.5"
-"""The one model that takes last_frame, keyframes and reference_audios."""
-MAX_REFERENCE_IMAGES: Mapping[str, int] = {"grok-imagine-video": 7, MODEL_WITH_FRAMES: 14}
-MAX_REFERENCE_AUDIOS = 3
 VOICES = ("ara", "eve", "leo", "rex", "sal")
-MAX_KEYFRAMES = 4
-KEYFRAMES_PER_SECOND = 3
-SHORTEST_KEYFRAME_GAP = 0.333
-"""A third of a second, as far as people write one."""
-MAX_STORAGE_SECONDS = 2592000
-PUBLIC_URL_SECONDS = (3600, 2592000)
-MAX_EDIT_SECONDS = 8.7
-EXTENDED_SECONDS = (2, 15)
-"""How long a clip may be that is edited or extended: found out when it is rendered, not before."""
 EXTENSION_CAP: Resolution = "720p"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedRequest:
-    """A request that makes sense, with the service's defaults filled in.
+    """A valid request, with the service's defaults filled in.
 
     Attributes:
-        mode: What is made from what.
+        mode: Kind of request.
         model: The canonical model id.
-        prompt: What should be seen; may be empty.
+        prompt: Description of the video; may be empty.
         duration: Seconds of a new clip or of an extension; 0 for an edit, which keeps its input's.
         aspect_ratio: Aspect ratio of a new clip.
         resolution: Resolution of a new clip.
-        stills: Images that are seen at a time of the clip, in seconds.
-        references: Images that the clip is to resemble.
+        stills: Images to be shown at a given time of the clip, in seconds.
+        references: Images that the clip should resemble.
         video: The clip to edit or extend.
         audio: Whether the clip has sound.
-        upload_url: Where the video is to be delivered.
-        storage: How the video is to be kept in the Files API.
+        upload_url: URL to which the video is uploaded.
+        storage: Options for the Files API.
     """
 
     mode: Mode
@@ -92,13 +85,13 @@ def accept_generation(body: GenerationBody) -> AcceptedRequest:
     """Check the body of POST /videos/generations.
 
     Raises:
-        Refused: 400 or 404 if the request makes no sense.
+        Refused: 400 or 404 if the request is not valid.
     """
     mode = _mode_of(body)
     if not (body.image or body.last_frame or body.keyframes):
         _check_prompt_given(body.prompt)
     _check_common(body)
-    if body.aspect_ratio is not None and body.aspect_ratio not in DRAWN_ASPECT_RATIOS:
+    if body.aspect_ratio is not None and body.aspect_ratio not in ACCEPTED_ASPECT_RATIOS:
         raise invalid_argument(f"Invalid aspect ratio: {body.aspect_ratio}.")
     if body.resolution is not None and body.resolution not in RESOLUTIONS:
         raise invalid_argument(f"Invalid resolution: {body.resolution}.")
@@ -130,7 +123,7 @@ def accept_edit(body: EditBody) -> AcceptedRequest:
     """Check the body of POST /videos/edits.
 
     Raises:
-        Refused: 400 or 404 if the request makes no sense.
+        Refused: 400 or 404 if the request is not valid.
     """
     _check_prompt_given(body.prompt)
     _check_common(body)
@@ -150,7 +143,7 @@ def accept_extension(body: ExtensionBody) -> AcceptedRequest:
     """Check the body of POST /videos/extensions.
 
     Raises:
-        Refused: 400 or 404 if the request makes no sense.
+        Refused: 400 or 404 if the request is not valid.
     """
     _check_prompt_given(body.prompt)
     _check_common(body)
@@ -169,7 +162,7 @@ def accept_extension(body: ExtensionBody) -> AcceptedRequest:
 
 
 def _mode_of(body: GenerationBody) -> Mode:
-    """References make reference mode, and so does a first frame together with other frames."""
+    """Determine the mode. References mean reference mode, and so does a first frame combined with other frames."""
     frames = body.last_frame or body.keyframes
     if body.reference_images or body.reference_audios or (body.image and frames):
         return "reference"
@@ -212,11 +205,20 @@ def _check_storage(options: StorageOptions) -> None:
     public = options.public_url.expires_after if isinstance(options.public_url, PublicUrl) else None
     if public is None:
         return
-    shortest, longest = PUBLIC_URL_SECONDS
-    if not shortest <= public <= longest:
-        raise invalid_argument(f"public_url: expires_after must be between {shortest} and {longest} seconds.")
+    check_public_seconds(public)
     if kept is not None and public > kept:
         raise invalid_argument("public_url: expires_after must not exceed the remaining life of the file.")
+
+
+def check_public_seconds(seconds: int) -> None:
+    """Check the lifetime of a public URL.
+
+    Raises:
+        Refused: 400 if it is too short or too long.
+    """
+    shortest, longest = PUBLIC_URL_SECONDS
+    if not shortest <= seconds <= longest:
+        raise invalid_argument(f"public_url: expires_after must be between {shortest} and {longest} seconds.")
 
 
 def _check_duration(duration: int, limits: ModeLimits) -> None:
@@ -226,15 +228,15 @@ def _check_duration(duration: int, limits: ModeLimits) -> None:
 
 
 def _check_inputs(body: GenerationBody, entry: ModelCapabilities) -> None:
-    if entry.model != MODEL_WITH_FRAMES:
+    if not entry.has_frames:
         for field in ("last_frame", "keyframes", "reference_audios"):
             if getattr(body, field):
                 raise invalid_argument(f"{field} is not supported by the model {entry.model}.")
         if body.image and body.reference_images:
             raise invalid_argument("image and reference_images cannot be combined.")
-    most = MAX_REFERENCE_IMAGES.get(entry.model)
-    if most is not None and len(body.reference_images or ()) > most:
-        raise invalid_argument(f"At most {most} reference_images are allowed.")
+    limit = entry.max_reference_images
+    if len(body.reference_images or ()) > limit > 0:
+        raise invalid_argument(f"At most {limit} reference_images are allowed.")
     _check_voices(body.reference_audios or ())
 
 
@@ -257,7 +259,7 @@ def _check_keyframes(keyframes: Sequence[Keyframe], duration: int) -> None:
     times = sorted(keyframe.timestamp_s for keyframe in keyframes)
     if any(not 0 < time < duration for time in times):
         raise invalid_argument("keyframes: timestamp_s must lie strictly inside the clip.")
-    if any(later - time < SHORTEST_KEYFRAME_GAP for time, later in pairwise(times)):
+    if any(later - time < MIN_KEYFRAME_GAP for time, later in pairwise(times)):
         raise invalid_argument("keyframes must be at least 1/3 second apart.")
 
 
@@ -271,7 +273,7 @@ def _stills(body: GenerationBody, duration: int) -> Iterable[tuple[float, Source
 
 
 def _snapped(seconds: float, duration: int) -> float:
-    """The nearest place of the grid that lies inside the clip."""
+    """Snap a time to the nearest position of the grid inside the clip."""
     steps = min(max(round(seconds * KEYFRAMES_PER_SECOND), 1), duration * KEYFRAMES_PER_SECOND - 1)
     return steps / KEYFRAMES_PER_SECOND
 

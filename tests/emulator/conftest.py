@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import pytest
-from emulator_api import Api
 
 from prefect_xai_video.emulator import Emulator
+
+from .emulator_api import Api
 
 
 @pytest.fixture(scope="session")
@@ -25,26 +26,34 @@ def api(emulator):
     client.close()
 
 
+@contextmanager
+def start(**options):
+    """Start an emulator of its own kind and provide the calls on it."""
+    with Emulator(**{"render_seconds": 0.05} | options) as emulator:
+        client = Api(emulator.base_url)
+        client.emulator = emulator
+        yield client
+        client.close()
+
+
 @pytest.fixture
 def running():
     """Starts an emulator of its own kind and gives the calls on it."""
-
-    @contextmanager
-    def start(**options):
-        with Emulator(**{"render_seconds": 0.05} | options) as emulator:
-            client = Api(emulator.base_url)
-            client.emulator = emulator
-            yield client
-            client.close()
-
     return start
 
 
+@pytest.fixture(scope="module")
+def light():
+    """An emulator in the light mode."""
+    with start(light=True) as api:
+        yield api
+
+
 class Clock:
-    """The monotonic clock of emulators, which goes on only when a test says so."""
+    """The monotonic clock of emulators, which goes on only when a test says so. It starts with a second."""
 
     def __init__(self):
-        self.now = time.monotonic()
+        self.now = float(int(time.monotonic()))
 
     def monotonic(self):
         return self.now
@@ -54,7 +63,7 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     """Stops the clock by which emulators date renders, URLs and requests."""
     clock = Clock()
-    for module in ("videos", "service"):
+    for module in ("videos", "rate"):
         monkeypatch.setattr(f"prefect_xai_video.emulator.{module}.time", clock)
     return clock
 
@@ -87,7 +96,7 @@ def clip_url(clip) -> str:
 
 
 class LocalServer:
-    """Serves what is in `files` and keeps what is put to it."""
+    """Serves what is in `files`, while its gate is open, and keeps what is put to it."""
 
     def __init__(self, url):
         self.url = url
@@ -95,6 +104,8 @@ class LocalServer:
         self.puts = []
         self.put_status = 200
         self.gets = []
+        self.gate = threading.Event()
+        self.gate.set()
 
 
 @pytest.fixture
@@ -102,6 +113,7 @@ def local_server():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             local.gets.append(self.path)
+            local.gate.wait(60)
             content = local.files.get(self.path)
             self.answer(404 if content is None else 200, content or b"")
 

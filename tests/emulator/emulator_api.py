@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import time
+from typing import NamedTuple
 
 import av
 import httpx
@@ -83,17 +84,38 @@ def frames_of(clip: bytes) -> list:
         return list(container.decode(video=0))
 
 
-def colours_of(frame, columns=8, rows=4) -> list[int]:
-    """The mean colours of the fields of a grid, as a flat list of red, green and blue."""
+def colours_of(frame, columns=8, rows=8, hidden=3) -> list[int]:
+    """The mean colours of the fields of a grid below the bar of text, as a flat list of red, green and blue."""
     small = frame.reformat(columns, rows, "rgb24", interpolation="AREA")
     plane = small.planes[0]
     content = bytes(plane)
-    lines = [content[row * plane.line_size :][: 3 * columns] for row in range(rows)]
+    lines = [content[row * plane.line_size :][: 3 * columns] for row in range(hidden, rows)]
     return [value for line in lines for value in line]
 
 
+class Bar(NamedTuple):
+    """The brightness of the pixels in the parts of the bar along the top of a clip."""
+
+    word: list[int]
+    seconds: list[int]
+    prompt: list[int]
+
+
+def bar_of(frame) -> Bar:
+    """What is written on a frame. A line is a 14th of the shorter side."""
+    line = min(frame.width, frame.height) // 14
+    plane = frame.reformat(format="gray").planes[0]
+    rows = [bytes(plane)[start:][: frame.width] for start in range(0, plane.buffer_size, plane.line_size)]
+    first, more = rows[line // 3 : line // 3 + line], rows[line // 3 + line : line // 3 + 3 * line]
+    return Bar(
+        [value for row in first for value in row[: 5 * line]],
+        [value for row in first for value in row[-5 * line :]],
+        [value for row in more for value in row],
+    )
+
+
 def distance(one: list[int], other: list[int]) -> float:
-    """The mean difference of two lists of colours: 0 for equal ones, at most 255."""
+    """The mean difference of two lists of colours or brightnesses: 0 for equal ones, at most 255."""
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
 

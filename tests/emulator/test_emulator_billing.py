@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from emulator_api import CAT
+from .emulator_api import CAT
 
 HTTPS = {"url": "https://example.invalid/a"}
 

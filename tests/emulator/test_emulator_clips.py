@@ -4,7 +4,11 @@ import io
 
 import av
 import pytest
-from emulator_api import colours_of, distance, frames_of, grey_clip
+
+from .emulator_api import bar_of, colours_of, distance, frames_of, grey_clip
+
+RED = [0xE0, 0x10, 0x10] * 40
+"""The colours of the red picture."""
 
 SIZES = {
     ("480p", "16:9"): (848, 480),
@@ -85,9 +89,8 @@ def test_an_image_is_the_first_frame_and_gives_the_clip_its_shape(api, red_url):
     clip = api.clip(**body)
     frames = frames_of(clip)
     assert (frames[0].width, frames[0].height) == (480, 848)
-    red = [0xE0, 0x10, 0x10] * 32
-    assert distance(colours_of(frames[0]), red) < 12
-    assert distance(colours_of(frames[-1]), red) > 25
+    assert distance(colours_of(frames[0]), RED) < 12
+    assert distance(colours_of(frames[-1]), RED) > 25
     assert clip == api.clip(**body)
 
 
@@ -95,7 +98,7 @@ def test_a_last_frame_and_keyframes_are_seen_at_their_time(api, red_url):
     red = {"url": red_url}
     body = {"model": "grok-imagine-video-1.5", "prompt": "A cat", "duration": 3, "last_frame": red}
     frames = frames_of(api.clip(**body, keyframes=[{"image": red, "timestamp_s": 1.1}]))
-    distances = [distance(colours_of(frame), [0xE0, 0x10, 0x10] * 32) for frame in frames]
+    distances = [distance(colours_of(frame), RED) for frame in frames]
     # The time of the keyframe snaps to a third of a second.
     assert distances[24] == min(distances[:48]) < 12
     assert distances[-1] < 12
@@ -138,5 +141,61 @@ def test_a_clip_that_can_not_be_looked_at_counts_as_6_seconds_of_720p(api):
 
 
 def test_an_image_that_can_not_be_looked_at_leaves_the_shape_to_the_aspect_ratio(api):
-    clip = api.clip(prompt="A", duration=1, aspect_ratio="9:16", image={"file_id": "file_1"})
+    clip = api.clip(prompt="A", duration=1, aspect_ratio="9:16", image={"url": "https://example.invalid/a.png"})
     assert (frames_of(clip)[0].width, frames_of(clip)[0].height) == (480, 848)
+
+
+def is_text(area):
+    """Whether there are dark and bright pixels, and more of the dark ones."""
+    return min(area) < 40 and max(area) > 150 and sum(area) / len(area) < 80
+
+
+@pytest.mark.parametrize(
+    ("ratio", "resolution"), [("16:9", "480p"), ("9:16", "480p"), ("1:1", "720p"), ("5:2", "480p")]
+)
+def test_a_bar_shows_the_word_emulator_the_second_and_the_prompt(api, ratio, resolution):
+    body = {"duration": 2, "aspect_ratio": ratio, "resolution": resolution, "generate_audio": False}
+    cat, dog = (frames_of(api.clip(prompt=f"A {animal} in a garden", **body)) for animal in ("cat", "dog"))
+    start, end, next_second, other = (bar_of(frame) for frame in (cat[0], cat[23], cat[24], dog[0]))
+    assert all(map(is_text, start))
+    assert distance(start.word, other.word) < 2
+    assert distance(start.seconds, other.seconds) < 2
+    assert distance(start.prompt, other.prompt) > 3
+    assert distance(start.seconds, end.seconds) < 2
+    assert distance(start.seconds, next_second.seconds) > 3
+    assert distance(start.prompt, next_second.prompt) < 2
+
+
+def test_an_image_or_a_reference_has_the_bar_of_a_text(api, red_url):
+    body = {"prompt": "A cat", "duration": 1, "aspect_ratio": "9:16", "generate_audio": False}
+    red = {"url": red_url}
+    of_text, *of_images = (
+        bar_of(frames_of(api.clip(**body, **more))[0]) for more in ({}, {"image": red}, {"reference_images": [red]})
+    )
+    assert max(distance(part, same) for bar in of_images for part, same in zip(bar, of_text, strict=True)) < 2
+
+
+def test_an_edit_hides_the_bar_of_its_clip(api, clip_url):
+    edited = bar_of(frames_of(api.clip("edits", prompt="Red", video={"url": clip_url}))[0])
+    drawn = bar_of(frames_of(api.clip(prompt="Red", duration=2, aspect_ratio="4:3"))[0])
+    assert max(distance(part, same) for part, same in zip(edited, drawn, strict=True)) < 2
+
+
+def test_an_extension_counts_all_seconds_and_shows_the_prompt_of_each_part(api, clip, clip_url):
+    before = bar_of(frames_of(clip)[0])
+    extended = frames_of(api.clip("extensions", prompt="And then", duration=2, video={"url": clip_url}))
+    drawn = frames_of(api.clip(prompt="And then", duration=4, aspect_ratio="4:3"))
+    assert distance(bar_of(extended[0]).prompt, before.prompt) < 4
+    assert distance(bar_of(extended[0]).seconds, before.seconds) > 3
+    assert distance(bar_of(extended[48]).prompt, bar_of(drawn[48]).prompt) < 4
+    for number in (0, 24, 48, 95):
+        assert distance(bar_of(extended[number]).seconds, bar_of(drawn[number]).seconds) < 2
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Кошка и 猫 \U0001f408\u200d\u2b1b \u202e\0\n", "é\u0301" * 2048, "W" * 4096, "\u0301"]
+)
+def test_any_prompt_can_be_drawn(api, prompt):
+    frames = frames_of(api.clip(prompt=prompt, duration=1, generate_audio=False))
+    assert is_text(bar_of(frames[0]).word)
+    assert distance(bar_of(frames[0]).word, bar_of(frames[-1]).word) < 2

@@ -1,7 +1,8 @@
 """Videos that are put to a URL of one's own, or kept in the Files API."""
 
 import pytest
-from emulator_api import CAT, frames_of
+
+from .emulator_api import CAT, frames_of
 
 
 def test_a_video_is_put_to_the_upload_url_and_answered_with_it(api, local_server):

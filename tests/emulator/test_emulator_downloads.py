@@ -3,7 +3,8 @@
 import uuid
 
 import pytest
-from emulator_api import CAT
+
+from .emulator_api import CAT
 
 
 @pytest.fixture(scope="module")

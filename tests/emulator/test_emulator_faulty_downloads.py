@@ -6,7 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from emulator_api import faulty, frames_of
+
+from .emulator_api import faulty, frames_of
 
 
 def ordinary(api, url):

@@ -10,7 +10,8 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
-from emulator_api import CAT, KEY, faulty
+
+from .emulator_api import CAT, KEY, faulty
 
 
 def outcome_of(api, body, read_seconds=60):

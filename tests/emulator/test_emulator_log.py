@@ -5,7 +5,8 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
-from emulator_api import CAT, KEY
+
+from .emulator_api import CAT, KEY
 
 
 def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_path):
@@ -28,6 +29,7 @@ def test_each_request_is_one_line_with_what_was_asked_and_answered(running, tmp_
         "status": 200,
         "body": {**CAT, "n": 4},
         "request_id": request_id,
+        "faults": [],
         "authorization": True,
         "client_request_id": "mine",
         "trace_id": sent.headers["x-request-id"],

@@ -4,7 +4,8 @@ import json
 import uuid
 
 import pytest
-from emulator_api import CAT, KEY
+
+from .emulator_api import CAT, KEY
 
 HTTPS = {"url": "https://example.com/a.png"}
 CLASSIC = "grok-imagine-video"
@@ -107,10 +108,10 @@ def test_requests_beyond_the_rate_are_429_and_polls_count(running, clock):
     with running(requests_per_second=2) as api:
         request_id = api.submit(**CAT)
         assert api.poll(request_id).status_code != 429
-        for response in (api.poll(request_id), api.post(**CAT)):
+        for actual, response in ((3, api.poll(request_id)), (4, api.post(**CAT))):
             assert is_flat(response, 429, "resource-exhausted")
             assert response.json()["error"].startswith("Too many requests for team ")
-            assert "Requests per Second (actual/limit): 2/2." in response.json()["error"]
+            assert f"Requests per Second (actual/limit): {actual}/2." in response.json()["error"]
         assert api.ledger()["submissions"] == 1
 
 
@@ -280,7 +281,7 @@ def test_the_duration_of_an_extension_may_be_a_string(api, clip_url):
 
 
 def test_a_team_has_so_many_public_urls(running, monkeypatch):
-    monkeypatch.setattr("prefect_xai_video.emulator.service.MAX_PUBLIC_URLS", 1)
+    monkeypatch.setattr("prefect_xai_video.emulator.files.MAX_PUBLIC_URLS", 1)
     with running() as api:
         options = {"storage_options": {"filename": "a.mp4", "public_url": True}}
         assert api.make(**CAT, **options).status_code == 200

@@ -1,21 +1,29 @@
 """Starting and stopping: as a context manager and from the command line."""
 
 import json
+import os
 import re
-import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from emulator_api import CAT, Api
 
+import prefect_xai_video
+from prefect_xai_video import XaiCredentials, XaiVideoSettings
 from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.engine.polling import PollSchedule
+
+from .emulator_api import CAT, Api
+
+PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
+POLL_SETTINGS = {PREFIX + name for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,6 +84,70 @@ def test_it_stops_at_once_although_clips_are_drawn_and_clients_hold_connections(
             api.emulator.__exit__(None, None, None)
 
 
+def test_polls_suit_the_render_time_inside_the_block_only(monkeypatch):
+    for name in POLL_SETTINGS:
+        monkeypatch.delenv(name)
+    with Emulator(render_seconds=4):
+        assert XaiVideoSettings.current().schedule == PollSchedule(1.8, 0.1, 2)
+        with Emulator(render_seconds=0):
+            assert XaiVideoSettings.current().schedule == PollSchedule(1.8, 0.1, 2)
+    assert not POLL_SETTINGS & os.environ.keys()
+    with Emulator(render_seconds=0):
+        assert XaiVideoSettings.current().schedule == PollSchedule(0.1, 0.1, 0.1)
+    with Emulator(render_seconds=60):
+        assert XaiVideoSettings.current().schedule == PollSchedule()
+
+
+def test_serving_alone_leaves_the_environment_as_it_is():
+    before = dict(os.environ)
+    with Emulator(render_seconds=4).serving():
+        assert os.environ == before
+
+
+@pytest.mark.parametrize("api_key", [None, "right"])
+def test_its_environment_is_all_that_another_process_needs(api_key, monkeypatch):
+    with Emulator(render_seconds=4, api_key=api_key) as emulator:
+        for name, value in emulator.environment().items():
+            monkeypatch.setenv(name, value)
+        assert XaiVideoSettings.current().schedule == PollSchedule(1.8, 0.1, 2)
+        assert XaiCredentials.from_environment().check_key()["team_id"] == "emulator"
+
+
+@pytest.mark.parametrize("light", [False, True])
+def test_a_reset_makes_it_as_new(running, light):
+    with running(light=light, fault_share=0.5, render_slots=1) as api:
+        sessions = []
+        for _ in range(2):
+            api.emulator.choose_fault("pending-200")
+            done = api.submit(**CAT)
+            assert api.wait(done).status_code == 200
+            api.emulator.choose_fault("never-done")
+            unfinished = api.submit(**CAT)
+            api.emulator.choose_fault("moderated", submissions=2)
+            sessions.append([row["faults"] for row in api.ledger()["requests"]])
+            api.emulator.reset()
+            assert (api.ledger()["submissions"], len(api.emulator.requests())) == (0, 1)
+            assert [api.poll(request_id).status_code for request_id in (done, unfinished)] == [404, 404]
+            api.emulator.reset()
+        assert sessions == [[["pending-200"], ["never-done"]]] * 2
+
+
+def test_a_reset_that_is_not_possible_says_why(running, tmp_path):
+    with running(state=tmp_path) as api, pytest.raises(ValueError, match="state directory"):
+        api.emulator.reset()
+    with pytest.raises(RuntimeError, match="not serving"):
+        Emulator().reset()
+
+
+def test_a_poll_setting_of_the_user_is_kept(monkeypatch):
+    for name in POLL_SETTINGS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{PREFIX}POLL_MIN_SECONDS", "7")
+    with Emulator(render_seconds=0):
+        assert XaiVideoSettings.current().schedule == PollSchedule(18, 7, 20)
+    assert XaiVideoSettings.current().schedule == PollSchedule(18, 7, 20)
+
+
 def test_a_port_can_be_chosen_and_one_that_is_taken_is_told():
     with Emulator() as first:
         port = urlsplit(first.base_url).port
@@ -94,20 +166,23 @@ def test_it_listens_on_loopback_only(api):
         socket.create_connection(("127.0.0.2", port_of(api)), timeout=2)
 
 
-def test_without_pyav_one_sentence_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
+@pytest.mark.parametrize("missing", ["av", "PIL"])
+def test_without_what_it_draws_with_one_sentence_says_what_to_install(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape("install prefect-xai-video[emulator]")), Emulator():
         pass
 
 
 def test_without_pyav_the_command_line_says_so_and_nothing_else_needs_it(monkeypatch):
+    # Importing it again sets this attribute, which is not undone with `sys.modules`.
+    monkeypatch.setattr(prefect_xai_video, "emulator", prefect_xai_video.emulator)
     for name in [name for name in sys.modules if name.partition(".")[0] == "av" or "emulator" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr(sys, "argv", ["emulator"])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    serving = import_module("prefect_xai_video.emulator.serving")
     with pytest.raises(SystemExit, match=re.escape("install prefect-xai-video[emulator].")):
-        runpy.run_module("prefect_xai_video.emulator", run_name="__main__")
+        serving.serve()
 
 
 @pytest.mark.smoke

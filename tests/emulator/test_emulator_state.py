@@ -10,7 +10,8 @@ import time
 
 import httpx
 import pytest
-from emulator_api import CAT, Api, faulty
+
+from .emulator_api import CAT, Api, faulty
 
 
 @pytest.fixture
