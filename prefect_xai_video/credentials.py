@@ -1,13 +1,16 @@
-"""The block `XaiCredentials`: the API key and where the API is."""
+"""The block `XaiCredentials`: the API key and the base URL of the API."""
 
 import os
 from collections.abc import Mapping
+from importlib.metadata import metadata
 from typing import Any, Self
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
-from prefect_xai_video.client import DEFAULT_BASE_URL, XaiVideoClient, check_api_key, check_base_url
+from prefect_xai_video.api.client import XaiVideoClient
+from prefect_xai_video.api.endpoint import DEFAULT_BASE_URL, check_api_key, check_base_url
+from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.errors import MissingCredentials, XaiVideoError
 from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.synchronous import synchronous
@@ -16,8 +19,17 @@ KEY_VARIABLE = "XAI_API_KEY"
 BASE_URL_VARIABLE = "XAI_BASE_URL"
 
 
+def _address(page: str) -> HttpUrl | None:
+    """Address of a page of this project, below the homepage of its metadata."""
+    urls = dict(entry.split(", ", 1) for entry in metadata("prefect-xai-video").get_all("Project-URL", []))
+    return HttpUrl(f"{urls['Homepage']}/{page}") if "Homepage" in urls else None
+
+
+DOCUMENTATION_URL, LOGO_URL = _address(""), _address("images/logo.png")
+
+
 class XaiCredentials(CredentialsBlock):
-    """Block that holds an xAI API key.
+    """Block with an xAI API key.
 
     Attributes:
         api_key: API key from the xAI console.
@@ -25,7 +37,7 @@ class XaiCredentials(CredentialsBlock):
             `https://eu-west-1.api.x.ai/v1`.
 
     Example:
-        Make a video with stored credentials:
+        Make a video with saved credentials:
         ```python
         from prefect_xai_video import XaiCredentials, generate_video
 
@@ -34,14 +46,14 @@ class XaiCredentials(CredentialsBlock):
         ```
     """
 
-    # What is no key may be one with a typo: errors do not repeat it.
+    # A rejected value may be a mistyped key, so errors never echo it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name = "xAI Credentials"
     _block_type_slug = "xai-credentials"
-    _description = "Holds an xAI API key, with which videos are made and paid for."
-    _logo_url = HttpUrl("https://x.ai/favicon.ico")
-    _documentation_url = HttpUrl("https://docs.x.ai/docs/guides/video-generations")
+    _description = "Holds the xAI API key that generates videos and is billed for them."
+    _logo_url = LOGO_URL
+    _documentation_url = DOCUMENTATION_URL
 
     api_key: SecretStr = Field(
         default=...,
@@ -51,7 +63,7 @@ class XaiCredentials(CredentialsBlock):
     base_url: str = Field(
         default=DEFAULT_BASE_URL,
         title="Base URL",
-        description="Change it for a regional endpoint, such as https://eu-west-1.api.x.ai/v1, or an emulator.",
+        description="Change it only for a regional endpoint, such as https://eu-west-1.api.x.ai/v1, or an emulator.",
     )
 
     @field_validator("api_key")
@@ -69,17 +81,15 @@ class XaiCredentials(CredentialsBlock):
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Take the key from `XAI_API_KEY` and the base URL, if set, from `XAI_BASE_URL`.
+        """Read the API key from `XAI_API_KEY` and, if set, the base URL from `XAI_BASE_URL`.
 
         Raises:
-            MissingCredentials: If there is no key, or what is there can't be one.
-            InvalidRequest: If the key may not be sent to that base URL.
+            MissingCredentials: If the variable is not set, or its value can't be an API key.
+            InvalidRequest: If the base URL is not safe for an API key.
         """
         key = os.environ.get(KEY_VARIABLE, "").strip()
         if not key:
-            raise MissingCredentials(
-                f"There is no xAI API key: set {KEY_VARIABLE}, or pass credentials=XaiCredentials.load(...)."
-            )
+            raise MissingCredentials(f"No xAI API key: set {KEY_VARIABLE}, or choose an XaiCredentials block.")
         base_url = os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
         try:
             return cls(api_key=SecretStr(check_api_key(key)), base_url=check_base_url(base_url))
@@ -87,24 +97,28 @@ class XaiCredentials(CredentialsBlock):
             variable = KEY_VARIABLE if isinstance(error, MissingCredentials) else BASE_URL_VARIABLE
             raise type(error)(f"{variable}: {error.message}") from None
 
-    def get_client(self) -> XaiVideoClient:
-        """Make a client with this key: `async with credentials.get_client() as client: ...`."""
+    def get_client(self, pace: Pace | None = None) -> XaiVideoClient:
+        """Create a client with this key: `async with credentials.get_client() as client: ...`.
+
+        Args:
+            pace: Hands out the turns of its requests, for many videos at a time. Default: none, so that none waits.
+        """
         max_bytes = XaiVideoSettings.current().max_download_bytes
-        return XaiVideoClient(self.api_key, self.base_url, max_download_bytes=max_bytes)
+        return XaiVideoClient(self.api_key, self.base_url, max_download_bytes=max_bytes, pace=pace)
 
     async def acheck_key(self) -> Mapping[str, Any]:
-        """Ask xAI what this key is and may do. It costs nothing.
+        """Ask xAI for the name and the permissions of this key. It costs nothing.
 
         Returns:
-            xAI's answer, among others `name` and `acls`.
+            xAI's response, which contains among others `name` and `acls`.
 
         Raises:
             AuthenticationFailed: If the key is wrong, blocked or disabled.
-            ApiError: If xAI can't be asked.
+            ApiError: If xAI rejects the call for another reason or can't be reached.
         """
         async with self.get_client() as client:
             return await client.check_key()
 
     def check_key(self) -> Mapping[str, Any]:
-        """Ask xAI what this key is and may do, like `acheck_key`, in synchronous code."""
+        """Ask xAI for the name and the permissions of this key; `acheck_key` in synchronous code."""
         return synchronous(self.acheck_key)()

@@ -1,54 +1,66 @@
 """The block `XaiVideoGenerator` and its runs: Prefect's job interface, with saved defaults.
 
-It is the tasks under other names: what is triggered and waited for goes through `start_video`, `wait_for_video` and
-`save_video`, so it has their receipts, keys, retries and logs. A result is read from the receipt, and nowhere else.
+A thin layer above the tasks: runs go through `start_video`, `wait_for_video` and `save_video`, and so have their
+receipts, keys, retries and logs. A result is always read from the receipt.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Self
+from typing import Annotated, NoReturn, Self, cast
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.filesystems import LocalFileSystem
 from prefect_aws import S3Bucket
-from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
-from typing_extensions import override
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from typing_extensions import Unpack, override
 
-from prefect_xai_video.capabilities import ASPECT_RATIOS, DEFAULT_MODEL, RESOLUTIONS
-from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.errors import InvalidRequest, StorageError
-from prefect_xai_video.journal import Journal, with_key, with_request_id
-from prefect_xai_video.receipts import ENDED_BADLY, Receipt, Video
-from prefect_xai_video.requests import build_request, check_limits
-from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.stores import VideoStore, lost, open_store
-from prefect_xai_video.submission import Delivery, OnUnknown
+from prefect_xai_video.api.capabilities import DEFAULT_MODEL
+from prefect_xai_video.api.options import VideoOptions, build_request, check_options, defaults_that_apply
+from prefect_xai_video.api.requests import ClipOptions, Unset
+from prefect_xai_video.api.validation import check_limits
+from prefect_xai_video.credentials import DOCUMENTATION_URL, LOGO_URL, XaiCredentials
+from prefect_xai_video.engine.attempts import ENDED_BADLY
+from prefect_xai_video.engine.handover import Handover
+from prefect_xai_video.engine.journal import Journal, with_key, with_request_id
+from prefect_xai_video.engine.options import Delivery, DeliveryOptions, Recovery, TriggerOptions
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stills import check_stills
+from prefect_xai_video.engine.stores import VideoStore, missing_video_error
+from prefect_xai_video.engine.videos import Video
+from prefect_xai_video.errors import InvalidRequest, StorageError, not_allowed
+from prefect_xai_video.orchestration.storage import open_store
+from prefect_xai_video.settings import XaiVideoSettings, check_timeout
 from prefect_xai_video.synchronous import synchronous
-from prefect_xai_video.tasks import aadopt_video, asave_video, astart_video, await_for_video, check_timeout
+from prefect_xai_video.tasks import (
+    StartOptions,
+    aadopt_video,
+    asave_video,
+    astart_video,
+    await_for_video,
+)
 
-# What the form of the block in the UI offers. An optional field is a pair of tabs there, unless its null is hidden.
-Unset = SkipJsonSchema[None]
-Duration = Annotated[int, Field(json_schema_extra={"minimum": 1, "maximum": 15})]
-AspectRatio = Annotated[str, Field(json_schema_extra={"enum": list(ASPECT_RATIOS)})]
-Resolution = Annotated[str, Field(json_schema_extra={"enum": list(RESOLUTIONS)})]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class XaiVideoGenerator(JobBlock[Video]):
-    """Block that makes videos with saved defaults.
+class XaiVideoGenerator(ClipOptions, JobBlock[Video]):
+    """Block that generates videos with saved defaults.
 
     Attributes:
         model: xAI model id.
         duration: Seconds. xAI's default is 8.
         aspect_ratio: Shape of the picture. xAI's default is 16:9.
         resolution: Resolution. xAI's default is 480p.
+        generate_audio: Whether the clip has sound. xAI's default is True.
         credentials: The xAI API key. Default: `XAI_API_KEY` and `XAI_BASE_URL` of the environment.
-        storage: Where videos and their receipts go. Default: the directory of the setting `HOME`.
-        delivery: `direct` has xAI put the video into the bucket by itself.
-        timeout_seconds: Seconds to wait for a video. Default: the setting `TIMEOUT_SECONDS`.
+        storage: Storage for videos and their receipts. Default: the directory of the setting `HOME`.
+        delivery: `direct` lets xAI upload the video to the bucket itself.
+        recovery: `files` lets xAI keep the video in its Files API until it is stored, to find it after a lost reply.
+        keep_at_xai: Keeps the video there: True for no end, or for so many seconds.
+        public_url: Whether that file gets a URL that needs no API key.
+        stills: Whether to store the first and last frame of each video beside it; needs PyAV.
+        timeout_seconds: Longest time to wait for a video, in seconds. Default: the setting `TIMEOUT_SECONDS`.
 
     Example:
-        Make a video with stored defaults:
+        Make a video with saved defaults:
         ```python
         from prefect import flow
         from prefect_xai_video import XaiVideoGenerator
@@ -63,139 +75,125 @@ class XaiVideoGenerator(JobBlock[Video]):
         ```
     """
 
-    # Prefect validates a loaded block with its API key in clear: errors do not repeat that.
+    # When Prefect loads a block, it validates the API key in clear text, so errors never echo the input.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name = "xAI Video Generator"
     _block_type_slug = "xai-video-generator"
     _description = "Generates videos with xAI and stores them, with saved defaults: one key, one video, one payment."
-    _logo_url = HttpUrl("https://x.ai/favicon.ico")
-    _documentation_url = HttpUrl("https://docs.x.ai/docs/guides/video-generations")
+    _logo_url = LOGO_URL
+    _documentation_url = DOCUMENTATION_URL
 
     model: str = Field(default=DEFAULT_MODEL, title="Model", description="xAI model id.")
-    duration: Duration | Unset = Field(
-        default=None, title="Duration", description="Seconds, 1-15. xAI's default is 8. Edits keep their clip's."
-    )
-    aspect_ratio: AspectRatio | Unset = Field(
-        default=None,
-        title="Aspect ratio",
-        description="Shape of the picture. xAI's default is 16:9. Edits keep their clip's.",
-    )
-    resolution: Resolution | Unset = Field(
-        default=None,
-        title="Resolution",
-        description="1080p needs a model that has it. xAI's default is 480p. Edits keep their clip's.",
-    )
     credentials: XaiCredentials | Unset = Field(
-        default=None, title="Credentials", description="The xAI API key. Default: XAI_API_KEY of the environment."
+        default=None,
+        title="Credentials",
+        description="Block with the xAI API key. Default: XAI_API_KEY of the environment.",
     )
     storage: S3Bucket | LocalFileSystem | Unset = Field(
         default=None,
         title="Storage",
-        description="Where videos and their receipts go. Default: the directory of the setting HOME.",
+        description="Bucket or directory for videos and their receipts. Default: the directory xai-video in "
+        "Prefect's home, on the machine where the flow runs.",
     )
     delivery: Delivery = Field(
         default="download",
         title="Delivery",
-        description="With direct, xAI puts the video into the bucket by itself.",
+        description="download: the worker downloads the video and stores it. direct: xAI uploads it to the bucket.",
+    )
+    recovery: Recovery = Field(
+        default="none",
+        title="Recovery",
+        description="files: xAI keeps the video in its Files API until it is stored, so that it is found if xAI's "
+        "reply to the submission is lost. Not with direct delivery.",
+    )
+    keep_at_xai: StrictBool | StrictInt = Field(
+        default=False,
+        title="Keep at xAI",
+        description="Keep the video as a file in xAI's Files API, for ever or for so many seconds. Not with direct "
+        "delivery.",
+    )
+    public_url: StrictBool = Field(
+        default=False,
+        title="Public URL",
+        description="Give that file a URL that needs no API key: everyone who has it can see the video.",
+    )
+    stills: bool = Field(
+        default=False,
+        title="Stills",
+        description="Store the first and the last frame beside each video. Needs PyAV where the block is used.",
     )
     timeout_seconds: Seconds | Unset = Field(
         default=None,
-        title="Timeout",
-        description="Seconds to wait for a video; the same key goes on waiting later. Default: the setting "
-        "TIMEOUT_SECONDS.",
+        title="Timeout in seconds",
+        description="Longest time to wait; a later run with the same key continues waiting. Default: 1200 unless "
+        "configured otherwise.",
     )
 
     @field_validator("credentials", "storage", mode="before")
     @classmethod
-    def _nothing_chosen(cls, block: object) -> object:
-        """Prefect's classic UI writes an empty block where none was chosen; as a directory it would be any."""
+    def _none_if_not_chosen(cls, block: object) -> object:
+        """Treat an empty block as None; the classic UI sends one if none was chosen, and it would fit any type."""
         return None if block == {} else block
 
     @model_validator(mode="after")
-    def _can_be_asked_for(self) -> Self:
-        """Tell a wrong default when the block is made or loaded, and not with the first video.
+    def _has_valid_defaults(self) -> Self:
+        """Reject an invalid default when the block is created or loaded, not with the first video.
 
-        Prefect's blocks take fields of any name, so a misspelled default would be a paid wrong video.
+        Prefect's blocks accept fields of any name, so a misspelled default would lead to a wrong video that is paid.
         """
         for name in self.model_extra or {}:
             if name != "block_type_slug" and not name.startswith("_"):
                 raise InvalidRequest(
-                    f"{name}: there is no such field; there are {', '.join(type(self).model_fields)}."
+                    f"{name}: there is no such field; allowed: {', '.join(type(self).model_fields)}."
                 )
-        request = build_request(
-            "any",
-            model=self.model,
-            duration=self.duration,
-            aspect_ratio=self.aspect_ratio,
-            resolution=self.resolution,
-        )
+        Handover(**self._delivery)
+        request = build_request("any", **self._defaults())
         check_limits(request, XaiVideoSettings.current().validation)
         return self
+
+    def _defaults(self) -> VideoOptions:
+        """Return the saved defaults."""
+        saved = {
+            name: getattr(self, name) for name in VideoOptions.__annotations__ if name in type(self).model_fields
+        }
+        return cast("VideoOptions", saved)
+
+    @property
+    def _delivery(self) -> DeliveryOptions:
+        return {
+            "delivery": self.delivery,
+            "recovery": self.recovery,
+            "keep_at_xai": self.keep_at_xai,
+            "public_url": self.public_url,
+        }
 
     @property
     def _store(self) -> VideoStore:
         return open_store(self.storage, XaiVideoSettings.current().home)
 
-    async def atrigger(
-        self,
-        prompt: str,
-        *,
-        image_url: str | None = None,
-        video_url: str | None = None,
-        duration: int | None = None,
-        aspect_ratio: str | None = None,
-        resolution: str | None = None,
-        model: str | None = None,
-        user: str | None = None,
-        key: str | None = None,
-        regenerate: bool = False,
-        on_unknown: OnUnknown = "raise",
-    ) -> "XaiVideoRun":
-        """Start a video, and pay for it, unless its key has been started already.
+    async def atrigger(self, prompt: str, **options: Unpack[TriggerOptions]) -> "XaiVideoRun":
+        """Start a video and pay for it, unless its key was started before.
 
         Args:
-            prompt: What should be seen, at most 4096 characters. May be empty with `image_url`.
-            image_url: First frame of a new clip: an https, `data:` or `s3://` URL, or a local file.
-            video_url: Clip to edit, named in the same ways. It keeps its duration, aspect ratio and resolution:
-                those of the block do not count.
-            duration: Seconds, instead of the block's.
-            aspect_ratio: Aspect ratio, instead of the block's.
-            resolution: Resolution, instead of the block's.
-            model: xAI model id, instead of the block's.
-            user: Tag of the end user on whose behalf the video is made.
-            key: The video's name in the store, without extension. With the same key it is never paid for twice.
-                Without one it is derived from the run, or in a script from this very call: each makes a new video.
-            regenerate: Pay for a new attempt where the last one failed, was moderated or expired.
-            on_unknown: `resubmit` sends again a submission of which nobody knows whether it was accepted.
+            prompt: Description of the video, at most 4096 characters. May be empty with given frames.
+            **options: See `VideoOptions` and `TriggerOptions`. They override the saved defaults. Edits and extensions
+                ignore the saved duration, aspect ratio, resolution and sound. Without `key`, one is derived: in a
+                flow run from the run, in a script from this call, so each makes a new video.
 
         Returns:
             The run, with its key.
 
         Raises:
-            XaiVideoError: As `start_video`.
+            XaiVideoError: See `start_video`.
         """
+        check_options(options, TriggerOptions)
         check_timeout(self.timeout_seconds)
-        if video_url is None:
-            duration = self.duration if duration is None else duration
-            aspect_ratio = self.aspect_ratio if aspect_ratio is None else aspect_ratio
-            resolution = self.resolution if resolution is None else resolution
-        receipt = await astart_video(
-            prompt,
-            image_url=image_url,
-            video_url=video_url,
-            duration=duration,
-            aspect_ratio=aspect_ratio,
-            resolution=resolution,
-            model=self.model if model is None else model,
-            user=user,
-            key=key,
-            storage=self.storage,
-            credentials=self.credentials,
-            regenerate=regenerate,
-            on_unknown=on_unknown,
-            delivery=self.delivery,
-        )
+        check_stills(self.stills)
+        given = cast("TriggerOptions", {name: value for name, value in options.items() if value is not None})
+        saved = defaults_that_apply(self._defaults(), given)
+        own = {"storage": self.storage, "credentials": self.credentials, **self._delivery}
+        receipt = await astart_video(prompt, **cast("StartOptions", {**saved, **given, **own}))
         return XaiVideoRun(self, receipt.key, receipt.request_id)
 
     async def arun_of(self, key: str | None = None, *, request_id: str | None = None) -> "XaiVideoRun":
@@ -203,7 +201,7 @@ class XaiVideoGenerator(JobBlock[Video]):
 
         Args:
             key: The video's name in the store.
-            request_id: xAI's request id, of a log, the xAI console, another tool. It is taken for that of the key;
+            request_id: xAI's request id from a log, the xAI console or another tool. It is adopted into the key;
                 without a key, the video is stored under its request id.
 
         Returns:
@@ -211,9 +209,9 @@ class XaiVideoGenerator(JobBlock[Video]):
 
         Raises:
             InvalidRequest: If neither is given.
-            StorageError: If the key has no receipt, or it can't be read.
-            KeyConflict: If the key has another request.
-            ApiError: If xAI can't be asked, or does not know the request id.
+            StorageError: If the key has no receipt, or the receipt can't be read.
+            KeyConflict: If the key belongs to another request.
+            ApiError: If xAI can't be reached, or does not know the request id.
         """
         if request_id is not None:
             receipt = await aadopt_video(
@@ -222,39 +220,13 @@ class XaiVideoGenerator(JobBlock[Video]):
         elif key is not None:
             receipt = await _read(self._store, key)
         else:
-            raise InvalidRequest("key: None is not allowed; allowed: the key of a video, or a request_id.")
+            raise not_allowed("key", "None", "the key of a video, or a request_id")
         return XaiVideoRun(self, receipt.key, receipt.request_id)
 
     @override
-    def trigger(  # type: ignore[override]
-        self,
-        prompt: str,
-        *,
-        image_url: str | None = None,
-        video_url: str | None = None,
-        duration: int | None = None,
-        aspect_ratio: str | None = None,
-        resolution: str | None = None,
-        model: str | None = None,
-        user: str | None = None,
-        key: str | None = None,
-        regenerate: bool = False,
-        on_unknown: OnUnknown = "raise",
-    ) -> "XaiVideoRun":
-        """Start a video, and pay for it, unless its key has been started already; `atrigger` in synchronous code."""
-        return synchronous(self.atrigger)(
-            prompt,
-            image_url=image_url,
-            video_url=video_url,
-            duration=duration,
-            aspect_ratio=aspect_ratio,
-            resolution=resolution,
-            model=model,
-            user=user,
-            key=key,
-            regenerate=regenerate,
-            on_unknown=on_unknown,
-        )
+    def trigger(self, prompt: str, **options: Unpack[TriggerOptions]) -> "XaiVideoRun":  # type: ignore[override]
+        """Start a video and pay for it, unless its key was started before; `atrigger` in synchronous code."""
+        return synchronous(self.atrigger)(prompt, **options)
 
     def run_of(self, key: str | None = None, *, request_id: str | None = None) -> "XaiVideoRun":
         """Find a run again, wherever it was triggered; `arun_of` in synchronous code."""
@@ -263,27 +235,38 @@ class XaiVideoGenerator(JobBlock[Video]):
 
 @dataclass(frozen=True)
 class XaiVideoRun(JobRun[Video]):
-    """One video that was triggered. It holds no state: `XaiVideoGenerator.run_of` makes it again from its key.
+    """Handle of one triggered video. It holds no state: `XaiVideoGenerator.run_of` recreates it from the key.
 
     Attributes:
         generator: The block that triggered it.
         key: The video's name in the store, without extension.
-        request_id: xAI's request id; None as long as only the delivery of the video can tell.
+        request_id: xAI's request id. None if the submission has an unknown outcome.
     """
 
     generator: XaiVideoGenerator = field(repr=False)
     key: str
     request_id: str | None = None
 
-    async def await_for_completion(self) -> None:
-        """Wait until the video is done, and store it: xAI keeps it for a short time only.
-
-        Cancelling stops the waiting only: xAI has no cancel. The same key goes on waiting later.
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, as happens to persisted results in Prefect, since the block holds secrets.
 
         Raises:
-            VideoTimeout: If it was not done in the block's `timeout_seconds`.
+            TypeError: Always.
+        """
+        raise TypeError(
+            "An XaiVideoRun can't be stored or sent to another process, since its block holds the API key. Return "
+            "its key instead, and recreate the run with XaiVideoGenerator.run_of(key)."
+        )
+
+    async def await_for_completion(self) -> None:
+        """Wait until the video is done and store it, since xAI keeps it only for a short time.
+
+        Cancelling only stops the waiting, since xAI has no cancel. The same key continues waiting later.
+
+        Raises:
+            VideoTimeout: If it was not done within the block's `timeout_seconds`.
             GenerationError: If there will be no video.
-            XaiVideoError: As `wait_for_video` and `save_video`.
+            XaiVideoError: See `wait_for_video` and `save_video`.
         """
         receipt = await await_for_video(
             self.key,
@@ -291,17 +274,22 @@ class XaiVideoRun(JobRun[Video]):
             storage=self.generator.storage,
             credentials=self.generator.credentials,
         )
-        await asave_video(receipt, storage=self.generator.storage, credentials=self.generator.credentials)
+        await asave_video(
+            receipt,
+            stills=self.generator.stills,
+            storage=self.generator.storage,
+            credentials=self.generator.credentials,
+        )
 
     async def afetch_result(self) -> Video:
-        """Get the stored video. It neither waits nor asks xAI.
+        """Return the stored video, without waiting and without a call to xAI.
 
         Returns:
             The video.
 
         Raises:
             GenerationError: If there will be no video.
-            StorageError: If it is not stored yet, or no longer where its receipt says.
+            StorageError: If it is not stored yet, or is missing from the place named in its receipt.
         """
         store = self.generator._store
         receipt = await _read(store, self.key)
@@ -314,17 +302,17 @@ class XaiVideoRun(JobRun[Video]):
                     maybe_paid=receipt.maybe_paid,
                 )
             if not await store.holds_video(self.key, receipt.file):
-                raise lost(receipt.file)
+                raise missing_video_error(receipt.file)
             return receipt.video(store.receipt_uri(self.key))
 
     @override
     def wait_for_completion(self) -> None:  # type: ignore[override]
-        """Wait until the video is done, and store it; `await_for_completion` in synchronous code."""
+        """Wait until the video is done and store it; `await_for_completion` in synchronous code."""
         synchronous(self.await_for_completion)()
 
     @override
     def fetch_result(self) -> Video:  # type: ignore[override]
-        """Get the stored video; `afetch_result` in synchronous code."""
+        """Return the stored video; `afetch_result` in synchronous code."""
         return synchronous(self.afetch_result)()
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from one_certificate import ONE_CERTIFICATE
+from .support.one_certificate import ONE_CERTIFICATE
 
 # Processes inherit that SIGINT is ignored from a shell that runs the tests in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,17 +21,18 @@ for name in ("XAI_API_KEY", "XAI_BASE_URL"):
     os.environ.pop(name, None)
 
 import pytest
-from api_key import API_KEY
 from hypothesis import HealthCheck, settings
-from ports import free_port
 from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
-from server import WITHOUT_EVENTS, migrate, running_server, used_by_this_process, wait_for
 
 from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
+
+from .support.api_key import API_KEY
+from .support.ports import free_port
+from .support.server import WITHOUT_TASK_RUNS, migrate, running_server, used_by_this_process, wait_for
 
 RENDER_SECONDS = 0.3
 
@@ -82,7 +83,7 @@ def prefect_server(tmp_path_factory, database):
     """A real Prefect server of its own, and runs without heartbeats: a synchronous one ends up to a second sooner."""
     home = tmp_path_factory.mktemp("prefect")
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    with running_server(home, database, **WITHOUT_EVENTS) as url, used_by_this_process(url), no_heartbeats:
+    with running_server(home, database, **WITHOUT_TASK_RUNS) as url, used_by_this_process(url), no_heartbeats:
         yield
 
 
@@ -92,7 +93,7 @@ def s3_url(tmp_path_factory):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
-    command = [sys.executable, Path(__file__).with_name("s3_server.py"), str(port)]
+    command = [sys.executable, Path(__file__).parent / "support" / "s3_server.py", str(port)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(f"{url}/moto-api/", process)
@@ -100,6 +101,17 @@ def s3_url(tmp_path_factory):
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def aws_env(s3_url) -> dict[str, str]:
+    """The environment with which a process reaches the S3 server."""
+    return {
+        "AWS_ACCESS_KEY_ID": "access",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_url,
+    }
 
 
 @pytest.fixture(scope="session")

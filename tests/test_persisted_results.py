@@ -6,7 +6,6 @@ from base64 import b64decode
 from inspect import signature
 
 import pytest
-from api_key import API_KEY
 from prefect import flow, task, unmapped
 from prefect.cache_policies import INPUTS
 from prefect.settings import (
@@ -21,6 +20,8 @@ import prefect_xai_video
 from prefect_xai_video import agenerate_video, aget_video, asave_video, astart_video, await_for_video
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.flows import acollect_video
+
+from .support.api_key import API_KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -143,8 +144,15 @@ def test_no_task_of_ours_can_be_sent_to_a_task_worker(direct, copied, where, sto
 
 
 def test_no_copy_of_a_task_of_ours_persists(where):
-    with pytest.raises(InvalidRequest, match="persist_result: True is not allowed for get_video"):
-        aget_video.with_options(persist_result=True)
+    for persist_result in (True, None):
+        expected = f"persist_result: {persist_result} for get_video is not allowed"
+        with pytest.raises(InvalidRequest, match=expected):
+            aget_video.with_options(persist_result=persist_result)
+        with pytest.raises(
+            InvalidRequest, match=f"persist_result: {persist_result} for generate-video is not allowed"
+        ):
+            agenerate_video.with_options(persist_result=persist_result)
+    assert agenerate_video.with_options(retries=1).persist_result is False
 
 
 async def test_equal_requests_without_a_key_stay_two_videos_when_the_second_times_out(persisting, where, submissions):

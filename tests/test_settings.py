@@ -2,8 +2,8 @@ import pytest
 from prefect.settings import get_current_settings
 
 from prefect_xai_video import XaiVideoSettings
+from prefect_xai_video.engine.polling import PollSchedule
 from prefect_xai_video.errors import InvalidRequest
-from prefect_xai_video.polling import PollSchedule
 
 PREFIX = "PREFECT_INTEGRATIONS_XAI_VIDEO_"
 

@@ -1,11 +1,21 @@
 import asyncio
 import inspect
+import signal
+import subprocess
+import sys
+from contextvars import ContextVar
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.flows import Flow
+from prefect.runtime import flow_run
 from prefect.tasks import Task
 
 import prefect_xai_video
+from prefect_xai_video import generate_video
+from prefect_xai_video.orchestration.derived_keys import run_tail
 from prefect_xai_video.synchronous import synchronous
 
 PAIRS = [name for name in prefect_xai_video.__all__ if isinstance(getattr(prefect_xai_video, name), Flow | Task)]
@@ -30,14 +40,74 @@ def test_the_twin_runs_to_its_end_and_carries_the_public_name():
     assert not inspect.iscoroutinefunction(double)
 
 
-async def test_the_twin_refuses_to_block_an_event_loop():
-    with pytest.raises(RuntimeError, match=r"await adouble\("):
-        synchronous(adouble)(3)
+async def test_the_twin_runs_where_an_event_loop_runs():
+    assert synchronous(adouble)(3) == 6
+    with pytest.raises(TypeError, match="unsupported operand"):
+        synchronous(adouble)(None, times=None)
+
+
+async def test_the_twin_sees_the_context_of_its_caller():
+    name = ContextVar("name")
+    name.set("caller")
+
+    async def aname():
+        return name.get()
+
+    assert synchronous(aname)() == "caller"
+
+
+INTERRUPTED = """
+import asyncio, signal, sys
+from prefect_xai_video.orchestration.derived_keys import run_tail
+from prefect_xai_video.synchronous import synchronous
+
+async def await_long():
+    print("waiting", flush=True)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.01)
+        print("cleaned up", flush=True)
+        raise
+
+async def main():
+    synchronous(await_long)()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("run", ["asyncio.run(main())", "asyncio.new_event_loop().run_until_complete(main())"])
+def test_an_interrupt_cancels_the_twin_and_waits_for_its_clean_up(run):
+    command = [sys.executable, "-c", INTERRUPTED + run]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=50)
+    assert out == "cleaned up\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_twin_in_an_async_flow_is_a_subflow_of_it(directory, xai):
+    @flow
+    async def publish():
+        return flow_run.id, generate_video("A cat", duration=1, storage=directory, credentials=xai)
+
+    outer, video = await publish()
+    assert run_tail(outer) in video.key
+    async with get_client() as prefect:
+        (called,) = await prefect.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[outer]))
+        )
+    assert called.state.is_completed()
 
 
 def test_every_public_flow_and_task_has_its_twin():
     assert sorted(PAIRS) == sorted([*SYNC, *(f"a{name}" for name in SYNC)])
-    assert len(SYNC) == 7
+    assert len(SYNC) == 12
 
 
 @pytest.mark.parametrize("name", SYNC)

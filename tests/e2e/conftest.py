@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 import pytest_asyncio
-from forms import UIS
 from playwright.async_api import async_playwright, expect
-from server import running_server
+
+from ..support.server import running_server
+from .forms import UIS
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 PATIENCE_MS = 60_000

@@ -1,7 +1,7 @@
 """Opening, filling in and submitting the form of a deployment, as a person does, in both UIs of Prefect."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -94,6 +94,19 @@ async def give(page: Page, ui: UI, title: str, value: object) -> None:
     await page.wait_for_function(SHOWS, arg=[await place.element_handle(), str(value)])
 
 
+async def add_entries(page: Page, ui: UI, title: str, entries: Sequence[Sequence[str]]) -> None:
+    """Add entries to a list, each with the texts of its inputs, in order."""
+    place = field(page, ui, title)
+    inputs = place.locator(TEXT)
+    for texts in entries:
+        before = await inputs.count()
+        await place.get_by_role("button", name="Add item").click()
+        await expect(inputs.nth(before)).to_be_visible()
+        for number, text in enumerate(texts):
+            await inputs.nth(before + number).fill(text)
+            await expect(inputs.nth(before + number)).to_have_value(text)
+
+
 async def is_shown(page: Page, ui: UI, title: str, value: object) -> bool:
     """Whether the form shows this value in the field of that title."""
     place = field(page, ui, title)
@@ -105,13 +118,14 @@ async def is_shown(page: Page, ui: UI, title: str, value: object) -> bool:
 
 async def submit(page: Page, ui: UI) -> UUID:
     """Submit the form, and return the id of the flow run that comes of it."""
-    for _ in range(5):
+    for _ in range(60):
         async with page.expect_response(re.compile("/create_flow_run$")) as coming:
             await press_submit(page)
         answer = await coming.value
-        # SQLite is busy at times: then the UI says so, and a person presses again.
+        # SQLite is busy at times: then the UI says so, and a person presses again a little later.
         if answer.status != 503:
             break
+        await page.wait_for_timeout(500)
     assert answer.ok, await answer.text()
     return UUID((await answer.json())["id"])
 

@@ -21,7 +21,7 @@ async def publish(uri: str, key: str) -> None:
 async def newsroom() -> None:
     """Have a deployment make a video, and wait for it."""
     parameters = {"prompt": "A bird", "duration": 1, "key": "by/flow"}
-    run = await arun_deployment("generate-video/process", parameters=parameters, poll_interval=0.5, timeout=400)
+    run = await arun_deployment("generate-video/make-a-video", parameters=parameters, poll_interval=0.5, timeout=400)
     assert run.state.is_completed(), run.state
 
 

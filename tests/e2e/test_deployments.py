@@ -19,9 +19,6 @@ import httpx
 import jsonschema
 import pytest
 import yaml
-from api_key import API_KEY
-from forms import V2, fill_in, open_form, submit
-from own_flows import publish
 from playwright.async_api import expect
 from prefect import get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -42,10 +39,16 @@ from prefect.server.api import collections
 from prefect.settings import Settings
 from prefect.states import Cancelled, Cancelling, Completed, Running, Suspended
 from prefect.utilities.templating import apply_values
-from server import running_server, running_worker, server_environment, used_by_this_process
 
+import prefect_xai_video
 from prefect_xai_video import agenerate_video
-from prefect_xai_video.limits import LIMITS
+from prefect_xai_video.orchestration.limits import LIMITS
+from prefect_xai_video.setup import automations, server
+
+from ..support.api_key import API_KEY
+from ..support.server import running_server, running_worker, server_environment, used_by_this_process
+from .forms import V2, fill_in, open_form, submit
+from .own_flows import publish
 
 # The first test of a module starts a server, sets it up and starts a worker.
 pytestmark = pytest.mark.timeout(600)
@@ -57,8 +60,9 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
     "53de0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
 )
-GENERATE = "generate-video/process"
-PREFECT_FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+GENERATE = "generate-video/make-a-video"
+COLLECT = "collect-video/collect-a-video"
+PREFECT_FILE = yaml.safe_load(server.PREFECT_FILE.read_text())
 DEPLOYMENTS = {
     f"{entry['entrypoint'].rpartition('.')[2]}/{entry['name']}": entry for entry in PREFECT_FILE["deployments"]
 }
@@ -107,7 +111,8 @@ def test_each_deployment_says_what_it_is(name):
 
 
 # animate_image stores beside its image.
-IN_CONTAINERS = [name for name in DEPLOYMENTS if not name.endswith("/process") and "animate_image" not in name]
+ON_PROCESSES = [name for name, entry in DEPLOYMENTS.items() if entry["work_pool"]["name"] == POOL]
+IN_CONTAINERS = [name for name in DEPLOYMENTS if name not in ON_PROCESSES and "animate_image" not in name]
 
 
 @pytest.mark.parametrize("name", IN_CONTAINERS)
@@ -125,7 +130,7 @@ def test_the_image_copies_what_there_is_and_is_not_run_by_root():
 
 
 def version() -> str:
-    return re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    return prefect_xai_video.__version__
 
 
 # On a server with a worker
@@ -144,16 +149,13 @@ def api(home, database):
 
 
 @pytest.fixture(scope="module")
-def env(home, api, emulator, s3_url):
+def env(home, api, emulator, aws_env):
     """What everybody on this server has in the environment; only the set-up has the API key."""
-    env = server_environment(home / "home", api) | {
+    env = server_environment(home / "home", api) | aws_env
+    env |= {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "XAI_BASE_URL": emulator.base_url,
-        "AWS_ENDPOINT_URL": s3_url,
-        "AWS_ACCESS_KEY_ID": "access",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
         "PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW": "true",
     }
     for name in ("FIRST_POLL_SECONDS", "POLL_MIN_SECONDS", "POLL_MAX_SECONDS"):
@@ -166,7 +168,7 @@ def set_up(env):
     """Runs the documented command, and gives what it says."""
 
     def run(*options: str, **more: str) -> list[str]:
-        command = [sys.executable, ROOT / "deployments" / "set_up.py", *options]
+        command = [sys.executable, "-m", "prefect_xai_video", "setup", *options]
         result = subprocess.run(command, env=env | more, cwd="/", capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout.splitlines()
@@ -220,7 +222,7 @@ def again(first, set_up):
         RunnerDeployment.from_flow(
             publish, "test", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH
         ).apply()
-        deployment = prefect.read_deployment_by_name("collect-video/process")
+        deployment = prefect.read_deployment_by_name(COLLECT)
         changed = DeploymentUpdate(
             version="0.0.1", tags=["ours"], concurrency_limit=3, parameters={"key": "cats/one"}
         )
@@ -309,42 +311,46 @@ def of_deployments(said: list[str]) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-def test_one_command_sets_up_a_fresh_server(first):
+def test_one_command_sets_up_a_fresh_server(first, env):
     assert [line for line in first if not line.startswith("deployment ")] == [
         "blocks of prefect_xai_video: registered",
         "blocks of prefect_aws: registered",
-        "block xai-credentials/xai: created from XAI_API_KEY",
+        f"block xai-credentials/xai: created from XAI_API_KEY, for {env['XAI_BASE_URL']}",
         "block s3-bucket/xai-videos: created for the bucket deployed",
-        *(f"limit {it.name}: created, {it.limit} slots, {'on' if it.active else 'off'}" for it in LIMITS),
+        *(
+            f"limit {it.name}: created with limit {it.limit}, {'active' if it.active else 'inactive'}"
+            for it in LIMITS
+        ),
         f"work pool {POOL}: created",
         "automation xai-video: notify: created",
         "",
         f'Start a worker: PATH="{Path(sys.executable).parent}:$PATH" prefect worker start --pool {POOL}',
+        "Without this PATH, runs crash: each starts the first python on the PATH, which must have this package.",
     ]
     created = of_deployments(first)
-    assert created.keys() >= {GENERATE, "collect-video/process"}
-    assert len(created) == sum(name.endswith("/process") for name in DEPLOYMENTS)
+    assert created.keys() >= {GENERATE, COLLECT}
+    assert len(created) == len(ON_PROCESSES)
     assert set(created.values()) == {"created"}
 
 
 def test_setting_up_again_creates_only_what_is_missing(again):
-    assert [line for line in again[2:-2] if not line.startswith("deployment ")] == [
-        "block xai-credentials/xai: there already",
-        "block s3-bucket/xai-videos: there already",
-        *(f"limit {limit.name}: there already" for limit in LIMITS),
-        f"work pool {POOL}: there already",
+    assert [line for line in again[2:-3] if not line.startswith("deployment ")] == [
+        "block xai-credentials/xai: exists",
+        "block s3-bucket/xai-videos: exists",
+        *(f"limit {limit.name}: exists" for limit in LIMITS),
+        f"work pool {POOL}: exists",
         "automation xai-video: follow-up: created",
         "automation xai-video: rescue process: created",
     ]
     updated = of_deployments(again)
-    collected = updated.pop("collect-video/process")
-    assert collected == f"brought up to version {version()}; what is set in the UI stays"
-    assert set(updated.values()) == {"there already"}
+    collected = updated.pop(COLLECT)
+    assert collected == f"updated to version {version()}; settings made in the UI were kept"
+    assert set(updated.values()) == {"exists"}
 
 
 def test_setting_up_again_keeps_what_people_changed(again):
     with get_client(sync_client=True) as prefect:
-        collect = prefect.read_deployment_by_name("collect-video/process")
+        collect = prefect.read_deployment_by_name(COLLECT)
         generate = prefect.read_deployment_by_name(GENERATE)
         assert prefect.read_global_concurrency_limit_by_name("xai-video-in-flight").limit == 7
         assert prefect.read_work_pool(POOL).description == "Ours."
@@ -375,7 +381,7 @@ def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert {"by/command.mp4", "by/command.json"} <= objects(s3)
-    has_said(ended_run(GENERATE, key="by/command").id, "Asking again in 1 s.")
+    has_said(ended_run(GENERATE, key="by/command").id, "Retrying in 1 s.")
 
 
 def test_run_by_a_schedule_stores_a_video_in_the_bucket(again, worker, s3):
@@ -399,17 +405,14 @@ def test_cancelling_stops_the_waiting_and_says_how_the_video_is_picked_up(worker
         prefect.set_flow_run_state(run.id, Cancelling())
         wait_until(lambda: prefect.read_flow_run(run.id).end_time)
         run = prefect.read_flow_run(run.id)
-    has_said(run.id, f"The run was cancelled. xAI has request {run.labels['xai-video.request-id']}")
+    has_said(run.id, f"The run was cancelled. xAI accepted request {run.labels['xai-video.request-id']}")
     assert run.state.is_cancelled()
     assert state_of("by/nobody-waits", s3) == "submitted"
 
 
-AUTOMATIONS = runpy.run_path(str(ROOT / "deployments" / "automations.py"))
-
-
 def test_the_rescue_waits_for_three_heartbeats_and_is_of_these_deployments_only():
     deployment = uuid4()
-    rescue = AUTOMATIONS["rescue"]("test", [deployment])
+    rescue = automations.rescue("test", [deployment])
     assert rescue.trigger.within == timedelta(seconds=540)
     assert rescue.trigger.within >= 3 * timedelta(seconds=Settings().flows.heartbeat_frequency)
     assert rescue.trigger.match_related.root["prefect.resource.id"] == [f"prefect.deployment.{deployment}"]
@@ -431,7 +434,7 @@ def test_a_run_whose_worker_was_killed_is_set_going_again_and_pays_once(first, a
         deployment = RunnerDeployment.from_flow(
             agenerate_video, "doomed", work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
         ).apply()
-        prefect.create_automation(AUTOMATIONS["rescue"]("test", [deployment], timedelta(seconds=15)))
+        prefect.create_automation(automations.rescue("test", [deployment], timedelta(seconds=15)))
         parameters = storage | {"prompt": "A cat to be rescued", "duration": 1, "key": key}
         run = prefect.create_flow_run_from_deployment(deployment, parameters=parameters)
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--prefetch-seconds", "1"]
@@ -462,7 +465,7 @@ def test_only_a_run_of_a_deployment_is_rescued_and_only_if_it_did_not_tell_its_e
         deployment = RunnerDeployment.from_flow(
             agenerate_video, "silent", work_pool_name="without-worker", entrypoint_type=EntrypointType.MODULE_PATH
         ).apply()
-        prefect.create_automation(AUTOMATIONS["rescue"]("silent", [deployment], timedelta(seconds=10)))
+        prefect.create_automation(automations.rescue("silent", [deployment], timedelta(seconds=10)))
         parameters = {"prompt": "A cat"}
         runs = {
             name: prefect.create_flow_run_from_deployment(deployment, parameters=parameters).id
@@ -592,7 +595,7 @@ def test_people_are_told_of_a_moderated_video(own_runs, notified):
     wait_until(lambda: notified)
 
     assert [message["subject"] for message in notified] == ["xai-video.moderated: by/nobody"]
-    assert "regenerate=True" in notified[0]["body"]
+    assert "regenerate" in notified[0]["body"]
 
 
 def test_the_api_key_is_in_nothing_that_is_stored_or_logged(first, again, own_runs, home):
@@ -639,9 +642,10 @@ async def open_artifact(page, ui, server_url, run: UUID) -> None:
 
 
 async def rows_of_table(page) -> dict[str, str]:
-    rows = await page.locator("tr").all_inner_texts()
-    pairs = (row.replace("\xa0", " ").split("\t") for row in rows)
-    return {title.strip(): value.strip() for title, value in pairs}
+    # A page may show a table before it shows its rows, and a browser need not put a tab between two cells.
+    await expect(page.get_by_role("cell", name="Key", exact=True)).to_be_visible()
+    rows = await page.locator("tr:has(td)").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.innerText))")
+    return dict([text.replace("\xa0", " ").strip() for text in row] for row in rows)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -684,6 +688,6 @@ async def test_the_artifact_of_a_moderated_video_says_what_happened_what_it_cost
     await open_artifact(page, V2, api.removesuffix("/api"), run.id)
 
     await expect(page.get_by_role("heading", name="Content moderation blocked the video")).to_be_visible()
-    await expect(page.get_by_text("What it cost: $0.05 (as xAI billed it)")).to_be_visible()
-    await expect(page.get_by_text("What to do: run again with this key, another prompt")).to_be_visible()
+    await expect(page.get_by_text("Cost: $0.05 (as billed by xAI)")).to_be_visible()
+    await expect(page.get_by_text("Next step: run again with this key, another prompt")).to_be_visible()
     assert (await rows_of_table(page))["Key"] == "by/nobody"

@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+import prefect
 import pytest
-from api_key import API_KEY
 from httpx import HTTPStatusError
+from packaging.version import Version
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import FlowRun, SetStateStatus
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -24,11 +26,13 @@ from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow_async
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect_aws import S3Bucket
-from server import running_server, server_environment, used_by_this_process
 
-from prefect_xai_video import agenerate_video
+from prefect_xai_video import acollect_videos, agenerate_video
+from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.errors import InvalidRequest, VideoModerated
-from prefect_xai_video.receipts import check_key
+
+from ..support.api_key import API_KEY
+from ..support.server import running_server, server_environment, used_by_this_process
 
 FLOWS = Path(__file__).parents[2] / "flows"
 sys.path.append(str(FLOWS))
@@ -45,8 +49,13 @@ SERVE = """
 from prefect import serve
 from animate_image import ON_ARRIVAL, animate_image
 from draft_and_final import draft_and_final
+from publish_when_ready import publish_when_ready
 
-serve(animate_image.to_deployment("test", triggers=[ON_ARRIVAL]), draft_and_final.to_deployment("test"))
+serve(
+    animate_image.to_deployment("test", triggers=[ON_ARRIVAL]),
+    draft_and_final.to_deployment("test"),
+    publish_when_ready.to_deployment("test"),
+)
 """
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108020000009077"
@@ -72,15 +81,12 @@ def client(server):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def runner_process(home, server, emulator, s3_url):
+def runner_process(home, server, emulator, aws_env):
     """Executes the deployments, in an environment as people have it. It gets ready while other tests run."""
-    env = server_environment(home, server) | {
+    env = server_environment(home, server) | aws_env
+    env |= {
         "XAI_API_KEY": API_KEY,
         "XAI_BASE_URL": emulator.base_url,
-        "AWS_ENDPOINT_URL": s3_url,
-        "AWS_ACCESS_KEY_ID": "access",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_INTEGRATIONS_XAI_VIDEO_FIRST_POLL_SECONDS": "0.3",
         "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(home / "videos"),
@@ -98,7 +104,7 @@ def runner_process(home, server, emulator, s3_url):
 @pytest.fixture(scope="module")
 def runner(client):
     """The deployments `<flow>/test` are there, and will be executed."""
-    until(lambda: client.read_automations() and [it.name for it in client.read_deployments()].count("test") == 2)
+    until(lambda: client.read_automations() and [it.name for it in client.read_deployments()].count("test") == 3)
 
 
 def until(condition, seconds: float = 400):
@@ -149,7 +155,7 @@ class TestVideosFromTable:
         assert self.rows(table) == first
 
         table.write_text(table.read_text().replace(" [fault:moderated]", ""))
-        assert "All 3 rows have their video, 1 of them made now" in (await run()).message
+        assert "All 3 rows have a video; 1 of them were made now" in (await run()).message
         assert submissions() == 4
         assert self.rows(table)["cat"] == first["cat"]
         assert self.rows(table)["bird"]["state"] == "stored"
@@ -158,19 +164,18 @@ class TestVideosFromTable:
     async def test_a_row_of_a_retried_run_never_gets_the_video_of_another(
         self, ours, table, directory, xai, monkeypatch, submissions
     ):
-        """Even where somebody has our flow persisted: then the row fails, with a sentence."""
+        """Even where a persisted flow is wrapped round our function: then the row fails, with a sentence."""
         if ours == "persisted":
-            monkeypatch.setattr(
-                "videos_from_table.agenerate_video", agenerate_video.with_options(persist_result=True)
-            )
+            persisted = flow(agenerate_video.fn, persist_result=True, validate_parameters=False)
+            monkeypatch.setattr("videos_from_table.agenerate_video", persisted)
         with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: table.parent / "results"}):
             retried = videos_from_table.with_options(retries=1, persist_result=True)
             state = await retried(str(table), storage=directory, credentials=xai, return_state=True)
         assert "1 of 3 rows" in state.message
         bird = self.rows(table)["bird"]
-        error = (
-            "VideoModerated" if ours == "as shipped" else "RuntimeError: Prefect returned the result of another call"
-        )
+        # Before 3.9, Prefect gave this row no result of another call: it failed by itself.
+        is_foreign = ours == "persisted" and Version(prefect.__version__) >= Version("3.9")
+        error = "RuntimeError: Prefect returned the result of another call" if is_foreign else "VideoModerated"
         assert (bird["state"], bird["uri"]) == ("failed", "")
         assert bird["error"].startswith(error)
         assert submissions() == 3
@@ -310,7 +315,7 @@ class TestGenerateThenEdit:
         assert submissions() == 0
 
     async def test_fields_in_place_of_a_saved_block_are_refused_before_anything_is_sent(self, xai, submissions):
-        with pytest.raises(InvalidRequest, match="storage: a block given by its fields basepath is not allowed"):
+        with pytest.raises(InvalidRequest, match="storage: a block passed as its fields basepath is not allowed"):
             await generate_then_edit(**TWO_CATS, storage={"basepath": "/videos"}, credentials=xai)
         assert submissions() == 0
 
@@ -365,8 +370,30 @@ class TestDraftAndFinal:
         await execute()
         state = ended(client, run).state
         assert (state.type, state.name) == (StateType.COMPLETED, "Rejected")
-        assert "no final was paid for" in state.message
+        assert "No final was made or paid for" in state.message
         assert {path.name for path in (home / "videos" / str(run)).glob("*.mp4")} == {"draft-1.mp4", "draft-2.mp4"}
+        assert submissions() == 2
+
+
+class TestPublishWhenReady:
+    """Submitted, suspended, collected, resumed, published."""
+
+    async def test_a_run_sleeps_until_the_collector_has_its_videos(self, runner, client, home, xai, submissions):
+        store = home / "videos"
+        store.mkdir(exist_ok=True)
+        (store / "sheep.csv").write_text("key,prompt,duration\nsheep/1,A sheep,1\nsheep/2,A black sheep,1\n")
+        deployment = client.read_deployment_by_name("publish-when-ready/test").id
+        parameters = {"manifest": str(store / "sheep.csv")}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+        until(lambda: client.read_flow_run(run).state.is_paused() or None)
+        assert submissions() == 2
+        storage = LocalFileSystem(basepath=str(store))
+        for _ in range(100):
+            await acollect_videos("sheep/", storage=storage, credentials=xai)
+            if (store / "sheep" / "1.mp4").exists() and (store / "sheep" / "2.mp4").exists():
+                break
+            time.sleep(0.5)
+        assert until(lambda: ended(client, run)).state.name == "Completed"
         assert submissions() == 2
 
 

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from forms import fill_in, open_form, press_submit, refusal, submit
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.filesystems import LocalFileSystem
@@ -15,6 +14,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_aws import AwsCredentials, S3Bucket
 
 from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
+from prefect_xai_video.orchestration.run_names import is_generated
+
+from .forms import add_entries, fill_in, open_form, press_submit, refusal, submit
 
 sys.path.append(str(Path(__file__).parents[2] / "flows"))
 
@@ -28,23 +30,38 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 TITLES = [
     "Prompt",
     "Image URL (Optional)",
+    "Last frame URL (Optional)",
+    "Keyframes (Optional)",
+    "Reference image URLs (Optional)",
+    "Reference voices (Optional)",
     "Video URL (Optional)",
+    "Extend video URL (Optional)",
     "Duration (Optional)",
     "Aspect ratio (Optional)",
     "Resolution (Optional)",
+    "Generate audio (Optional)",
     "Model (Optional)",
     "Storage (Optional)",
     "Key (Optional)",
     "Credentials (Optional)",
     "Delivery (Optional)",
+    "Recovery (Optional)",
+    "Keep at xAI (Optional)",
+    "Public URL (Optional)",
+    "Stills (Optional)",
     "Timeout in seconds (Optional)",
     "Regenerate (Optional)",
     "On unknown outcome (Optional)",
     "User (Optional)",
 ]
 UNTOUCHED = {
+    "generate_audio": True,
     "model": "grok-imagine-video",
     "delivery": "download",
+    "recovery": "none",
+    "keep_at_xai": False,
+    "public_url": False,
+    "stills": False,
     "regenerate": False,
     "on_unknown": "raise",
 }
@@ -75,13 +92,34 @@ async def saved(ui_server) -> dict[str, UUID]:
     return made
 
 
-async def parameters_of(ui_server, flow_run_id):
+async def run_of(ui_server, flow_run_id):
     async with PrefectClient(f"{ui_server}/api") as client:
-        return (await client.read_flow_run(flow_run_id)).parameters
+        return await client.read_flow_run(flow_run_id)
+
+
+async def parameters_of(ui_server, flow_run_id):
+    return (await run_of(ui_server, flow_run_id)).parameters
 
 
 def block(block_id):
     return {"$ref": {"block_document_id": str(block_id)}}
+
+
+async def test_lists_are_filled_in_entry_by_entry(page, ui, ui_server, saved):
+    await open_form(page, ui, ui_server, saved["generate"])
+    await fill_in(page, ui, {"Prompt": "<IMAGE_0> meets <IMAGE_1>"})
+    await add_entries(
+        page, ui, "Reference image URLs", [["https://example.com/a.png"], ["https://example.com/b.png"]]
+    )
+    await add_entries(page, ui, "Keyframes", [["https://example.com/c.png", "2.5"]])
+    await add_entries(page, ui, "Reference voices", [["eve"]])
+    given = await parameters_of(ui_server, await submit(page, ui))
+    assert given == UNTOUCHED | {
+        "prompt": "<IMAGE_0> meets <IMAGE_1>",
+        "reference_image_urls": ["https://example.com/a.png", "https://example.com/b.png"],
+        "keyframes": [{"image_url": "https://example.com/c.png", "timestamp": 2.5}],
+        "reference_audios": [{"voice_id": "eve"}],
+    }
 
 
 async def test_what_is_filled_in_arrives_and_what_is_out_of_bounds_is_refused_with_words(page, ui, ui_server, saved):
@@ -118,11 +156,16 @@ async def test_what_is_filled_in_arrives_and_what_is_out_of_bounds_is_refused_wi
         "duration": 6,
         "aspect_ratio": "9:16",
         "resolution": "720p",
+        "generate_audio": True,
         "model": "grok-imagine-video-2",
         "storage": block(saved["videos"]),
         "key": "cats/one",
         "credentials": block(saved["xai"]),
         "delivery": "direct",
+        "recovery": "none",
+        "keep_at_xai": False,
+        "stills": False,
+        "public_url": False,
         "timeout_seconds": 90,
         "regenerate": True,
         "on_unknown": "resubmit",
@@ -133,7 +176,9 @@ async def test_what_is_filled_in_arrives_and_what_is_out_of_bounds_is_refused_wi
 async def test_nothing_is_sent_for_what_nobody_touched(page, ui, ui_server, saved):
     await open_form(page, ui, ui_server, saved["generate"])
     await fill_in(page, ui, {"Prompt": "A cat"})
-    assert await parameters_of(ui_server, await submit(page, ui)) == {"prompt": "A cat", **UNTOUCHED}
+    run = await run_of(ui_server, await submit(page, ui))
+    assert run.parameters == {"prompt": "A cat", **UNTOUCHED}
+    assert is_generated(run.name), "the run would not be named after its prompt"
 
 
 async def test_the_form_of_collect_video_is_filled_in(page, ui, ui_server, saved):
@@ -152,7 +197,7 @@ async def test_the_form_of_collect_video_is_filled_in(page, ui, ui_server, saved
 FILLED_IN = {
     "table": {
         "Table": "/data/videos.csv",
-        "Most that all may cost, in USD": 2,
+        "Maximum total cost in USD": 2,
         "Videos at a time": 3,
         "Storage": ("S3Bucket", "my-videos"),
         "Credentials": "xai",
@@ -169,7 +214,7 @@ FILLED_IN = {
     "edit": {
         "Prompt": "A cat",
         "Prompt of the edit": "Make it black",
-        "Name of both": "cats/two",
+        "Name of both videos": "cats/two",
         "Duration": 4,
         "Aspect ratio": "9:16",
         "Resolution": "720p",

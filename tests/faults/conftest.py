@@ -1,5 +1,6 @@
 import pytest
-from processes import Forking
+
+from .processes import Forking
 
 
 @pytest.fixture(scope="session")

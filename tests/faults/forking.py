@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 
-import pausing
+from . import pausing
 
 for name in (
     "fastapi",
@@ -22,7 +22,7 @@ for name in (
     "prefect.cli.flow_run",
     "prefect.flow_engine",
     "prefect.task_engine",
-    "prefect_xai_video.stores.bucket",
+    "prefect_xai_video.engine.stores.bucket",
 ):
     importlib.import_module(name)
 gc.freeze()

@@ -14,11 +14,12 @@ from unittest import mock
 
 import httpx
 
-from prefect_xai_video import XaiVideoClient, agenerate_video, journal, submission
-from prefect_xai_video.download import PartialDownload
+from prefect_xai_video import XaiVideoClient, agenerate_video
+from prefect_xai_video.api.download import PartialDownload
+from prefect_xai_video.engine import journal, posting
+from prefect_xai_video.engine.journal import Journal
+from prefect_xai_video.engine.saving import Saving
 from prefect_xai_video.errors import StorageError
-from prefect_xai_video.journal import Journal
-from prefect_xai_video.saving import Saving
 
 __all__ = ["agenerate_video", "arm"]
 
@@ -71,7 +72,7 @@ def standing_still():
     def late(*args, before_send, **options):
         pause()
         XaiVideoClient.submit = submit
-        with mock.patch.object(submission, "SEND_SECONDS", 0.5):
+        with mock.patch.object(posting, "SEND_SECONDS", 0.5):
             until_it_is_too_old(before_send)
             return submit(*args, before_send=before_send, **options)
 

@@ -21,9 +21,8 @@ class Forking:
 
     def __init__(self, root: Path, **env: str) -> None:
         (root / "tmp").mkdir()
-        path = os.pathsep.join(map(str, [HERE, HERE.parent, HERE.parents[1]]))
         self.env = os.environ | {
-            "PYTHONPATH": path,
+            "PYTHONPATH": str(HERE.parents[1]),
             "TMPDIR": str(root / "tmp"),
             **env,
         }
@@ -32,7 +31,7 @@ class Forking:
         self._running: list[socket.socket] = []
         with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
             self._address = listening.getsockname()
-            self.start("forking", str(HERE / "forking.py"), stdin=listening)
+            self.start("forking", "-m", "tests.faults.forking", stdin=listening)
 
     def start(self, name: str, *command: str, **options: object) -> subprocess.Popen:
         """Start another process with the same variables."""

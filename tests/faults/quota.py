@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from prefect_xai_video import Retries, XaiVideoClient
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.polling import PollSchedule
+from prefect_xai_video.engine.stores import LocalStore
 from prefect_xai_video.errors import XaiVideoError
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore
 
 url, root, quota, said = sys.argv[1:]
 before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -12,18 +12,19 @@ import sys
 import time
 from pathlib import Path
 
-import pausing
-from api_key import API_KEY
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
 
 from prefect_xai_video import XaiVideoClient
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.polling import PollSchedule
+from prefect_xai_video.engine.stores import LocalStore
+from prefect_xai_video.engine.stores.bucket import S3Store
 from prefect_xai_video.errors import XaiVideoError
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore
-from prefect_xai_video.stores.bucket import S3Store
+
+from ..support.api_key import API_KEY
+from . import pausing
 
 SCHEDULE = PollSchedule(first=0.1, shortest=0.1, longest=0.5)
 

@@ -14,10 +14,10 @@ import threading
 import time
 from pathlib import Path
 
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import Held, LocalStore, WriteConflict
 from prefect_xai_video.errors import RateLimited
-from prefect_xai_video.receipts import Receipt
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import Held, LocalStore, Overtaken
 
 REQUEST = build_request("A cat", duration=1)
 
@@ -42,7 +42,7 @@ async def race(job) -> list:
     while len(steps) < job["rounds"]:
         try:
             before, held = await create_or_replace(store, job["key"])
-        except Overtaken:
+        except WriteConflict:
             continue
         steps.append([before, held.version])
     return steps
@@ -54,7 +54,7 @@ async def replace_once(job) -> str:
     arm(job)
     try:
         await store.replace(held, changed(held.receipt))
-    except Overtaken:
+    except WriteConflict:
         return "overtaken"
     return "replaced"
 

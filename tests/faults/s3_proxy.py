@@ -32,7 +32,8 @@ class Fault:
     """What is done to which requests.
 
     Attributes:
-        act: An HTTP status to answer with, `RESET`, `LOST`, `SILENCE`, or the name of a header that is not passed on.
+        act: An HTTP status to answer with, `RESET`, `LOST`, `SILENCE`, the name of a header that is not passed on, or
+            a header `NAME: VALUE` of the response, where `{}` stands for its value.
         method: Of the requests.
         suffix: With which their path ends.
         query: What is in their query.
@@ -139,7 +140,12 @@ class _Handler(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
-        return answer.status, dict(answer.getheaders()), content
+        headers = dict(answer.getheaders())
+        for name, _, value in (str(act).partition(": ") for act in acts if ": " in str(act)):
+            headers[name] = value.replace("{}", headers.get(name, ""))
+            if not value:
+                del headers[name]
+        return answer.status, headers, content
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response_only(status)

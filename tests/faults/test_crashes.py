@@ -14,18 +14,20 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from api_key import API_KEY
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import PREFECT_API_URL
 from prefect.states import AwaitingRetry, Crashed, Pending, Scheduled
 from prefect_aws import S3Bucket
-from processes import Forking
 
 from prefect_xai_video import Receipt, agenerate_video
-from prefect_xai_video.stores import LocalStore, VideoStore
-from prefect_xai_video.stores.bucket import S3Store
+from prefect_xai_video.engine.stores import LocalStore, VideoStore
+from prefect_xai_video.engine.stores.bucket import S3Store
+from prefect_xai_video.orchestration.derived_keys import run_tail
+
+from ..support.api_key import API_KEY
+from .processes import Forking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -36,6 +38,7 @@ POINTS = {
     "directory": ["unclaimed", "claimed", "posting", "answered", "waiting", "downloading", "saved"],
     "bucket": ["downloading", "uploading", "saved"],
     "direct": ["posting"],
+    "files": ["posting"],
 }
 LEFT_BEHIND = {
     "unclaimed": (None, 0),
@@ -82,8 +85,12 @@ class Crash:
 
     @property
     def parameters(self) -> dict:
-        delivery = "direct" if self.place == "direct" else "download"
-        return {"prompt": f"A cat, {self}", "duration": 1, "key": self.key, "delivery": delivery}
+        options = {"direct": {"delivery": "direct"}, "files": {"recovery": "files"}}.get(self.place, {})
+        return {"prompt": f"A cat, {self}", "duration": 1, "key": self.key, **options}
+
+    @property
+    def in_directory(self) -> bool:
+        return self.place in {"directory", "files"}
 
     @property
     def by_worker(self) -> bool:
@@ -175,7 +182,7 @@ class Killing:
     async def create_runs(self, client, block_id: str) -> None:
         await client.create_work_pool(WorkPoolCreate(name=BLOCK, type="process"), overwrite=True)
         flow_id = await client.create_flow(agenerate_video)
-        entrypoint = "pausing.agenerate_video"
+        entrypoint = "tests.faults.pausing.agenerate_video"
         deployments = {
             "worker": await client.create_deployment(flow_id, "worker", entrypoint=entrypoint, work_pool_name=BLOCK),
             "retry": await client.create_deployment(flow_id, "retry", entrypoint=entrypoint),
@@ -186,7 +193,7 @@ class Killing:
                 continue
             run = await client.create_flow_run_from_deployment(
                 deployments[crash.way],
-                parameters=crash.parameters | ({} if crash.place == "directory" else in_bucket),
+                parameters=crash.parameters | ({} if crash.in_directory else in_bucket),
                 # A worker takes what is scheduled.
                 state=Scheduled() if crash.by_worker else Pending(),
                 job_variables=self.job_variables(crash) if crash.way == "worker" else None,
@@ -209,9 +216,9 @@ class Killing:
     def job(self, crash: Crash) -> dict:
         common = {"env": self.own_env(crash), "log": str(self.root / f"{crash}.log")}
         if crash.way == "new run":
-            parameters = crash.parameters | {"bucket": None if crash.place == "directory" else BLOCK}
+            parameters = crash.parameters | {"bucket": None if crash.in_directory else BLOCK}
             outcome = self.root / f"{crash}.outcome"
-            return common | {"module": "calling", "argv": [json.dumps(parameters), str(outcome)]}
+            return common | {"module": "tests.faults.calling", "argv": [json.dumps(parameters), str(outcome)]}
         return common | {"module": "prefect.engine", "argv": [self.flow_run_ids[crash]]}
 
     def retrying(self, crash: Crash) -> dict:
@@ -289,11 +296,11 @@ class Killing:
         )
 
     def store(self, crash: Crash) -> VideoStore:
-        return LocalStore(self.root / str(crash)) if crash.place == "directory" else S3Store(self.bucket)
+        return LocalStore(self.root / str(crash)) if crash.in_directory else S3Store(self.bucket)
 
     async def receipts(self, crash: Crash) -> dict[str, Receipt]:
         store = self.store(crash)
-        prefix = "" if crash.place == "directory" else f"{crash}/"
+        prefix = "" if crash.in_directory else f"{crash}/"
         return {key: (await store.read(key)).receipt async for key in store.keys(prefix)}
 
     async def left_behind(self, crash: Crash) -> tuple[str | None, int]:
@@ -302,7 +309,7 @@ class Killing:
         return (states[0] if states else None), len(in_place)
 
     def videos(self, crash: Crash) -> list[str]:
-        if crash.place == "directory":
+        if crash.in_directory:
             root = self.root / str(crash)
             return [path.relative_to(root).as_posix() for path in root.rglob("*.mp4")]
         answer = self.bucket.credentials.get_s3_client().list_objects_v2(Bucket=BLOCK, Prefix=f"{crash}/")
@@ -333,7 +340,7 @@ def test_a_run_is_killed_at_its_point(crash, endings):
 
 
 @crashes(lambda crash: crash.known)
-def test_a_killed_run_that_goes_on_has_one_video_and_one_payment(crash, endings):
+def test_a_resumed_killed_run_has_one_video_and_one_payment(crash, endings):
     ending = endings[crash]
     assert ending.outcome == "stored"
     assert ending.receipt.state == "stored"
@@ -343,7 +350,7 @@ def test_a_killed_run_that_goes_on_has_one_video_and_one_payment(crash, endings)
 
 
 @crashes(lambda crash: not crash.known)
-def test_where_nobody_can_know_a_killed_run_ends_as_unknown_and_pays_at_most_once(crash, endings):
+def test_a_killed_run_of_unknown_outcome_pays_at_most_once(crash, endings):
     ending = endings[crash]
     assert "SubmissionUnknown" in ending.outcome
     assert ending.receipt.state == "unknown"
@@ -352,8 +359,8 @@ def test_where_nobody_can_know_a_killed_run_ends_as_unknown_and_pays_at_most_onc
     assert ending.billed == NOBODY_KNOWS[crash.point] * Decimal("0.05")
 
 
-@crashes(lambda crash: crash.place == "direct")
-def test_with_direct_delivery_a_killed_post_is_known_by_its_video(crash, endings):
+@crashes(lambda crash: crash.place in {"direct", "files"})
+def test_with_direct_delivery_or_recovery_a_killed_post_is_recognised_by_its_video(crash, endings):
     assert [attempt.outcome for attempt in endings[crash].receipt.attempts] == ["stored"]
     assert endings[crash].receipt.request_id is None
 
@@ -361,5 +368,5 @@ def test_with_direct_delivery_a_killed_post_is_known_by_its_video(crash, endings
 @crashes(lambda crash: crash.key is None)
 def test_a_retried_run_finds_its_derived_key_again(crash, endings):
     ending = endings[crash]
-    assert ending.receipt.key.startswith(f"{ending.flow_run_id}/")
+    assert run_tail(ending.flow_run_id) in ending.receipt.key
     assert ending.receipt.key.endswith("-0")

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from prefect_xai_video.stores import open_store
+from prefect_xai_video.orchestration.storage import open_store
 
 pytestmark = pytest.mark.slow
 MARKER = "slow.pid"
@@ -25,7 +25,9 @@ def race(forking, storage, emulator, s3_url, tmp_path):
             result = str(tmp_path / f"{number}.json")
             facts = {"prompt": "A cat", "key": "cat", "store": store, "base_url": emulator.base_url, "result": result}
             argv = [json.dumps(facts | racer)]
-            jobs.append({"module": "racing", "argv": argv, "env": env, "log": str(tmp_path / f"{number}.log")})
+            jobs.append(
+                {"module": "tests.faults.racing", "argv": argv, "env": env, "log": str(tmp_path / f"{number}.log")}
+            )
         forking.begin(jobs)
         assert forking.end() == [0] * len(jobs), [path.read_text() for path in tmp_path.glob("*.log")]
         return [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(len(jobs))]
@@ -92,7 +94,7 @@ async def test_two_requests_for_one_key_are_one_video_and_one_conflict(together,
 
 
 @pytest.mark.parametrize("steps", ["start", "all"])
-async def test_a_slow_claimant_whose_claim_was_taken_over_takes_the_others_video(
+async def test_a_slow_claimant_whose_claim_was_replaced_returns_the_video_of_the_other(
     taken_over, accepted, receipt, steps
 ):
     video, other = taken_over("answered", on_unknown="resubmit", steps=steps)
@@ -106,7 +108,7 @@ async def test_a_slow_claimant_whose_claim_was_taken_over_takes_the_others_video
 
 
 @pytest.mark.parametrize("steps", ["start", "all"])
-async def test_a_claimant_that_stood_still_does_not_send_what_was_sent_again_meanwhile(
+async def test_a_suspended_claimant_does_not_send_a_request_that_was_resubmitted(
     taken_over, accepted, receipt, steps
 ):
     video, other = taken_over("claimed", on_unknown="resubmit", steps=steps)

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from replacing import REQUEST, changed
 
-from prefect_xai_video.download import Download
+from prefect_xai_video.api.download import Download
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import LocalStore, WriteConflict
 from prefect_xai_video.errors import StorageError
-from prefect_xai_video.receipts import Receipt
-from prefect_xai_video.stores import LocalStore, Overtaken
+
+from .replacing import REQUEST, changed
 
 PATIENCE_SECONDS = 60
 
@@ -33,7 +34,7 @@ def begin(forking, store, tmp_path):
     def run(name, **job) -> Path:
         result = tmp_path / f"{name}.result"
         argv = [json.dumps({"store": str(store.root), "key": "cat", "result": str(result)} | job)]
-        forking.begin([{"module": "replacing", "argv": argv, "env": {}, "log": str(tmp_path / "log")}])
+        forking.begin([{"module": "tests.faults.replacing", "argv": argv, "env": {}, "log": str(tmp_path / "log")}])
         return result
 
     yield run
@@ -99,7 +100,7 @@ def is_stopped(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_at", ["before link", "after link", "before rename"])
-async def test_a_process_that_was_suspended_does_no_harm_when_it_goes_on(forking, begin, store, tmp_path, stop_at):
+async def test_a_suspended_process_does_no_harm_when_it_resumes(forking, begin, store, tmp_path, stop_at):
     first = await store.create(Receipt.claim("cat", REQUEST))
     result = begin("suspended", stop_at=stop_at)
     pid = stopped_process(result)
@@ -112,12 +113,12 @@ async def test_a_process_that_was_suspended_does_no_harm_when_it_goes_on(forking
     assert await store.read("cat") == last
     assert shown(store) == last.receipt
     for old in (first, theirs):
-        with pytest.raises(Overtaken):
+        with pytest.raises(WriteConflict):
             await store.replace(old, changed(old.receipt))
 
 
 @pytest.mark.slow
-async def test_an_old_receipt_that_a_killed_process_has_brought_back_is_not_believed(forking, begin, store):
+async def test_an_old_receipt_restored_by_a_killed_process_is_not_current(forking, begin, store):
     await store.create(Receipt.claim("cat", REQUEST))
     pid = stopped_process(begin("killed", stop_at="before rename", killed=True))
     theirs = await store.read("cat")
@@ -126,14 +127,14 @@ async def test_an_old_receipt_that_a_killed_process_has_brought_back_is_not_beli
     assert await asyncio.to_thread(forking.end) == [9]
     assert shown(store) == theirs.receipt, "what people see is an old one"
     assert await store.read("cat") == last
-    with pytest.raises(Overtaken):
+    with pytest.raises(WriteConflict):
         await store.replace(theirs, changed(theirs.receipt))
     last = await again(store)
     assert shown(store) == last.receipt
 
 
 @pytest.mark.slow
-async def test_a_process_that_is_killed_after_its_link_has_written(forking, begin, store):
+async def test_a_process_that_is_killed_after_linking_has_written(forking, begin, store):
     first = await store.create(Receipt.claim("cat", REQUEST))
     pid = stopped_process(begin("killed", stop_at="after link"))
     os.kill(pid, signal.SIGKILL)
@@ -145,7 +146,7 @@ async def test_a_process_that_is_killed_after_its_link_has_written(forking, begi
 
 
 @pytest.mark.parametrize("error", [FileExistsError(17, "File exists"), OSError(5, "Input/output error")])
-async def test_a_link_that_a_file_server_calls_failed_counts_if_it_is_there(store, monkeypatch, error):
+async def test_a_link_that_is_reported_as_failed_counts_if_it_exists(store, monkeypatch, error):
     link = os.link
 
     def reply_lost(source, target):
@@ -162,7 +163,7 @@ async def test_a_link_that_a_file_server_calls_failed_counts_if_it_is_there(stor
         assert await store.holds_video("cat", await store.put_video(held, path, file))
 
 
-async def test_a_receipt_that_recurs_is_another_version(store):
+async def test_a_recurring_receipt_is_another_version(store):
     one = await store.create(Receipt.claim("cat", REQUEST))
     other = changed(one.receipt)
     held = one
@@ -170,24 +171,24 @@ async def test_a_receipt_that_recurs_is_another_version(store):
         held = await store.replace(held, receipt)
         assert await store.read("cat") == held
         assert shown(store) == receipt
-    with pytest.raises(Overtaken):
+    with pytest.raises(WriteConflict):
         await store.replace(one, other)
 
 
 @pytest.mark.parametrize("number", [1, 38, 95], ids=["EPERM", "ENOSYS", "ENOTSUP"])
-async def test_a_file_system_without_hard_links_is_told_before_anything_is_written(store, monkeypatch, number):
+async def test_a_file_system_without_hard_links_is_an_error_before_anything_is_written(store, monkeypatch, number):
     def refuse(source, target):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(StorageError, match="has no hard links") as caught:
+    with pytest.raises(StorageError, match="does not support hard links") as caught:
         await store.create(Receipt.claim("cat", REQUEST))
     assert caught.value.resend_safe
     assert not caught.value.transient
     assert not list(store.root.iterdir())
 
 
-async def test_no_lock_is_waited_for(store, monkeypatch):
+async def test_no_writer_waits_for_a_lock(store, monkeypatch):
     """Neither one that somebody holds for ever, nor one that the file system does not have."""
     store.root.mkdir()
     with (store.root / ".lock").open("w") as lock:
@@ -201,11 +202,11 @@ async def test_no_lock_is_waited_for(store, monkeypatch):
         async with asyncio.timeout(PATIENCE_SECONDS):
             held = await store.create(Receipt.claim("cat", REQUEST))
             assert (await again(store)).receipt == shown(store)
-    with pytest.raises(Overtaken):
+    with pytest.raises(WriteConflict):
         await store.replace(held, changed(held.receipt))
 
 
-async def test_a_directory_from_before_there_were_successors_is_carried_on(store):
+async def test_a_directory_without_successors_can_be_continued(store):
     store.root.mkdir()
     (store.root / ".lock").touch()
     receipt = Receipt.claim("cat", REQUEST)
@@ -216,7 +217,7 @@ async def test_a_directory_from_before_there_were_successors_is_carried_on(store
     assert shown(store) == last.receipt
 
 
-async def test_an_old_copy_of_a_receipt_that_is_put_back_leads_to_the_last_one(store):
+async def test_a_restored_old_copy_of_a_receipt_leads_to_the_current_one(store):
     await store.create(Receipt.claim("cat", REQUEST))
     old = (store.root / "cat.json").read_bytes()
     last = await again(store)
@@ -226,16 +227,16 @@ async def test_an_old_copy_of_a_receipt_that_is_put_back_leads_to_the_last_one(s
     assert await store.read("cat") == last
 
 
-async def test_who_comes_after_a_receipt_was_moved_away_has_not_read_the_new_one(store):
+async def test_a_writer_whose_receipt_was_moved_away_can_not_replace_the_new_one(store):
     old = await store.create(Receipt.claim("cat", REQUEST))
     (store.root / "cat.json").rename(store.root / "cat.old")
     new = await store.create(Receipt.claim("cat", REQUEST))
-    with pytest.raises(Overtaken):
+    with pytest.raises(WriteConflict):
         await store.replace(old, changed(old.receipt))
     assert await store.read("cat") == new
 
 
-async def test_a_claim_has_an_age_by_the_clock_of_its_directory(store, monkeypatch):
+async def test_the_age_of_a_claim_is_by_the_clock_of_its_directory(store, monkeypatch):
     await store.create(Receipt.claim("cat", REQUEST))
     old = time.time() - 500
     os.utime(store.root / "cat.json", (old, old))

@@ -22,12 +22,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from scripted import mp4
-from stepwise import DEAD, Caller
 
-from prefect_xai_video import Retries, Timeouts, generation, inquiry, journal, submission
-from prefect_xai_video.client import Accepted
-from prefect_xai_video.download import Download
+from prefect_xai_video import Retries, Timeouts
+from prefect_xai_video.api.client import Accepted
+from prefect_xai_video.api.download import Download
+from prefect_xai_video.api.files import RemoteFile
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.api.responses import VideoStatus
+from prefect_xai_video.api.storage_options import StorageOptions
+from prefect_xai_video.engine import inquiry, journal, posting
+from prefect_xai_video.engine.attempts import ENDED_BADLY, LEGAL, Attempt, IllegalTransition, StoredFile
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.polling import PollSchedule
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import LocalStore
+from prefect_xai_video.engine.stores.base import delivery_name
 from prefect_xai_video.errors import (
     DownloadError,
     KeyConflict,
@@ -39,13 +48,9 @@ from prefect_xai_video.errors import (
     VideoModerated,
     XaiVideoError,
 )
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.receipts import ENDED_BADLY, LEGAL, Attempt, IllegalTransition, Receipt, StoredFile
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.responses import VideoStatus
-from prefect_xai_video.stores import LocalStore
-from prefect_xai_video.stores.base import delivery_name
+
+from ..support.scripted import mp4
+from .stepwise import DEAD, Caller
 
 KEY = "cats/one"
 REQUESTS = [build_request("A cat", duration=1), build_request("A dog", duration=1)]
@@ -84,6 +89,7 @@ ENDINGS = {
     "download": ["fetched", "broken", "gone", "killed before"],
     "claim": ["seen", "killed before"],
     "look": ["looked", "too late", "unreadable", "killed before"],
+    "list": ["listed", "too late", "down", "killed before"],
 }
 WELL = {
     "create": "written",
@@ -94,12 +100,13 @@ WELL = {
     "download": "fetched",
     "claim": "seen",
     "look": "too late",
+    "list": "too late",
 }
 MEANWHILE = {
     "not its own": mock.patch.multiple(inquiry, FRESH_SECONDS=-1),
     "aged": mock.patch.multiple(inquiry, FRESH_SECONDS=-1, AGED_SECONDS=-1),
-    "stood still": mock.patch.multiple(submission, SEND_SECONDS=-1),
-    "too late": mock.patch.multiple(generation, UPLOAD_SECONDS=-1),
+    "stood still": mock.patch.multiple(posting, SEND_SECONDS=-1),
+    "too late": mock.patch.multiple(inquiry, UPLOAD_SECONDS=-1, FILE_SECONDS=-1),
 }
 """What time it is while a point ends."""
 OPTIONS = st.fixed_dictionaries(
@@ -109,7 +116,7 @@ OPTIONS = st.fixed_dictionaries(
         "run": st.sampled_from(["run-1", "run-2", None]),
         "regenerate": st.booleans(),
         "resubmit": st.booleans(),
-        "direct": st.booleans(),
+        "found_by": st.sampled_from([None, "bucket", "files"]),
     }
 )
 """A call of the engine."""
@@ -130,6 +137,7 @@ class Post:
     claim: str
     direct: bool
     request_id: str
+    file: str | None = None
     accepted: bool = False
     replied: bool = False
     refused: bool = False
@@ -160,16 +168,20 @@ class Store(LocalStore):
         return held
 
     def _create(self, receipt):
+        self.caller.claiming = True
         with self._write(self.caller.stop("create")):
             held = super()._create(receipt)
             self.world.written(self.caller, None, receipt)
+        self.caller.claiming = False
         return held
 
     def _replace(self, held, receipt):
+        self.caller.claiming = receipt.state == "sending"
         with self._write(self.caller.stop("replace")):
             before = self.world.on_disk()
             held = super()._replace(held, receipt)
             self.world.written(self.caller, before, receipt)
+        self.caller.claiming = False
         return held
 
     @contextmanager
@@ -224,6 +236,7 @@ class Client:
     timeouts = Timeouts()
     base_url = "https://api.x.ai/v1"
     identity = "one account"
+    pace = None
 
     def __init__(self, world: "World", caller: Caller) -> None:
         self.world, self.caller = world, caller
@@ -231,8 +244,8 @@ class Client:
     async def me(self):
         return {"team_id": "ours"}
 
-    def submit(self, request, upload_url=None, *, client_request_id, before_send):
-        post = self.world.posted(self.caller, upload_url)
+    def submit(self, request, upload_url=None, *, storage=None, client_request_id, before_send):
+        post = self.world.posted(self.caller, upload_url, storage)
         how = self.caller.stop("submit")
         if how == "stood still":
             post.refused = True
@@ -265,15 +278,42 @@ class Client:
         return VideoStatus(request_id=request_id, state=state, url=url, cost_usd=cost)
 
     async def download(self, url, path):
-        content = video_of(url.removeprefix("https://xai/").partition("?")[0])
+        return await self._download(url.removeprefix("https://xai/").partition("?")[0], path)
+
+    @property
+    def files(self):
+        return Files(self)
+
+    async def _download(self, request_id, path):
+        content = video_of(request_id)
         match await self.caller.astop("download"):
             case "broken":
                 path.write_bytes(content[:50])
                 raise DownloadError("The download broke.")
             case "gone":
-                raise DownloadError("The video can't be fetched: HTTP 403.", http_status=403, transient=False)
+                raise DownloadError("The video can't be downloaded: HTTP 403.", http_status=403, transient=False)
         path.write_bytes(content)
         return Download(len(content), digest(content), "video/mp4")
+
+
+class Files:
+    """Stands in for the Files API: the id of a file is its name."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.files = client, client.world.files
+
+    async def find(self, name):
+        if await self.client.caller.astop("list") == "down":
+            raise ServiceUnavailable("No answer.")
+        return RemoteFile(id=name, name=name) if name in self.files else None
+
+    async def content(self, file_id, path):
+        if file_id not in self.files:
+            raise DownloadError("The video can't be downloaded: HTTP 404.", http_status=404, transient=False)
+        return await self.client._download(self.files[file_id], path)
+
+    async def delete(self, file_id):
+        self.files.pop(file_id, None)
 
 
 class LastWords(logging.Handler):
@@ -297,14 +337,13 @@ class World(RuleBasedStateMachine):
         self.problems: list[str] = []
         self.has_no_receipt_yet()
         self.log = LastWords()
-        submission.logger.addHandler(self.log)
+        posting.logger.addHandler(self.log)
         logging.getLogger("prefect_xai_video").setLevel(logging.CRITICAL)
         self.patches = [
             mock.patch.object(journal, "CLAIM_WAIT_SECONDS", 0),
-            mock.patch.object(submission, "OVERTAKEN_WAIT_SECONDS", 0),
-            mock.patch.object(generation, "OVERTAKEN_WAIT_SECONDS", 0),
-            mock.patch.object(submission, "POST_SECONDS", 600),
-            mock.patch.object(submission, "CLEANUP_SECONDS", 600),
+            mock.patch.object(journal, "CONFLICT_WAIT_SECONDS", 0),
+            mock.patch.object(posting, "POST_SECONDS", 600),
+            mock.patch.object(posting, "CLEANUP_SECONDS", 600),
             # A process that is killed does not take the disk's cache with it; waiting for the disk takes 4 ms.
             mock.patch.object(os, "fsync", return_value=None),
         ]
@@ -316,6 +355,7 @@ class World(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(dir=self.home))
         self.path = self.root / f"{KEY}.json"
         self.posts: list[Post] = []
+        self.files: dict[str, str] = {}
         self.last: Receipt | None = None
 
     # What the callers tell.
@@ -340,13 +380,13 @@ class World(RuleBasedStateMachine):
         if problem is not None:
             self.problems.append(f"{problem}: {told(before)} -> {told(after)}")
 
-    def posted(self, caller: Caller, upload_url: str | None) -> Post:
+    def posted(self, caller: Caller, upload_url: str | None, storage: StorageOptions | None) -> Post:
         """Called for each POST: each needs a claim of its own."""
         if not caller.claims:
             self.problems.append("a POST without a claim")
         claim = caller.claims.pop() if caller.claims else "none"
-        post = Post(caller, claim, upload_url is not None, f"id-{len(self.posts) + 1}")
-        if post.direct and claim not in upload_url:
+        post = Post(caller, claim, upload_url is not None, f"id-{len(self.posts) + 1}", storage and storage.filename)
+        if (post.direct and claim not in upload_url) or (post.file and claim not in post.file):
             self.problems.append("a POST whose video goes to the place of another claim")
         self.posts.append(post)
         return post
@@ -354,7 +394,7 @@ class World(RuleBasedStateMachine):
     # What can happen.
 
     def call(
-        self, what, request=0, run=None, regenerate=False, resubmit=False, direct=False, request_id=""
+        self, what, request=0, run=None, regenerate=False, resubmit=False, found_by=None, request_id=""
     ) -> Caller:
         async def calls(caller: Caller):
             engine = Generation(Client(self, caller), Store(self, caller), AT_ONCE)
@@ -365,7 +405,8 @@ class World(RuleBasedStateMachine):
                     flow_run_id=run,
                     regenerate=regenerate,
                     on_unknown="resubmit" if resubmit else "raise",
-                    delivery="direct" if direct else "download",
+                    delivery="direct" if found_by == "bucket" else "download",
+                    recovery="files" if found_by == "files" else "none",
                 )
             if what in {"adopt", "collect"}:
                 caller.result = await engine.adopt(request_id, KEY, flow_run_id=run)
@@ -378,7 +419,15 @@ class World(RuleBasedStateMachine):
             return caller.result
 
         caller = Caller(
-            calls, what=what, run=run, regenerate=regenerate, resubmit=resubmit, claims=[], asked=None, noted=False
+            calls,
+            what=what,
+            run=run,
+            regenerate=regenerate,
+            resubmit=resubmit,
+            claims=[],
+            asked=None,
+            noted=False,
+            claiming=False,
         )
         self.callers.append(caller)
         caller.begin()
@@ -451,6 +500,13 @@ class World(RuleBasedStateMachine):
         post = posts[which % len(posts)]
         (self.root / delivery_name(KEY, post.claim)).write_bytes(video_of(post.request_id))
 
+    @precondition(lambda self: any(post.accepted and post.file for post in self.posts))
+    @rule(which=st.integers(0, 2))
+    def is_kept_at_xai(self, which) -> None:
+        posts = [post for post in self.posts if post.accepted and post.file]
+        post = posts[which % len(posts)]
+        self.files[post.file] = post.request_id
+
     # What must hold.
 
     @invariant()
@@ -491,7 +547,11 @@ class World(RuleBasedStateMachine):
         assert not isinstance(error, IllegalTransition), error
         if isinstance(error, XaiVideoError):
             assert error.key == KEY
-            assert caller.asked in {None, error.request_id}, "an error after a submission without its request id"
+            # One that keeps a new attempt from being claimed concerns no earlier request: the receipt names that, as
+            # one that has ended.
+            is_of_claim = caller.claiming and not mine and caller.asked in ended_ids(self.last)
+            expected = {None, error.request_id} | ({caller.asked} if is_of_claim and not error.request_id else set())
+            assert caller.asked in expected, "an error after a submission without its request id"
         if isinstance(error, KeyConflict):
             assert all(post.refused for post in mine), "a conflict that has sent something"
 
@@ -503,7 +563,7 @@ class World(RuleBasedStateMachine):
                 caller.release()
             for patch in self.patches:
                 patch.stop()
-            submission.logger.removeHandler(self.log)
+            posting.logger.removeHandler(self.log)
             logging.getLogger("prefect_xai_video").setLevel(logging.NOTSET)
             shutil.rmtree(self.home)
 
@@ -558,7 +618,8 @@ def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
     replies = [sum(attempt.request_id is not None for attempt in receipt.attempts) for receipt in (before, after)]
     replied = replies[0] < replies[1]
     late_reply = replied and (before.state == after.state or (back and after.state == "submitted"))
-    delivered = back and after.state == "done" and after.attempt.direct
+    is_found = after.attempt.direct or (after.attempt.xai_file is not None and after.attempt.xai_file.id is not None)
+    delivered = back and after.state == "done" and is_found
     may_be_adopted = "sending" in LEGAL[before.state] and after.attempt.claim not in old
     adopted = may_be_adopted and after.state == "submitted" and after.attempt.reason == "adopted"
     return None if late_reply or delivered or adopted else "an illegal transition"
@@ -581,6 +642,12 @@ def is_late_refusal(before: Receipt, after: Receipt) -> bool:
     pairs = list(zip(before.attempts, after.attempts, strict=False))
     changed = [(old.outcome, new.outcome) for old, new in pairs if old != new]
     return len(before.attempts) == len(after.attempts) and changed == [("unknown", "refused")]
+
+
+def ended_ids(receipt: Receipt | None) -> set[str | None]:
+    """The request ids whose attempts have ended without a video."""
+    attempts = receipt.attempts if receipt else ()
+    return {attempt.request_id for attempt in attempts if attempt.outcome in ENDED_BADLY}
 
 
 def ids_of(receipt: Receipt) -> set[str]:
@@ -653,7 +720,7 @@ def goes(world: World, caller: Caller, *ways: str) -> Caller:
     return caller
 
 
-def test_who_claims_at_the_same_moment_sends_no_second_post(world):
+def test_a_simultaneous_claim_sends_no_second_post(world):
     slow, fast = world.call("make"), world.call("make")
     assert (slow.at, fast.at) == ("create", "create")
     for caller in (fast, slow):
@@ -662,7 +729,7 @@ def test_who_claims_at_the_same_moment_sends_no_second_post(world):
     assert len(world.posts) == 1
 
 
-def test_a_reply_is_kept_though_another_request_was_adopted_meanwhile(world):
+def test_a_reply_is_kept_although_another_request_was_adopted_meanwhile(world):
     slow = goes(world, world.call("start"), "written")
     world.time_passes()
     world.finish(world.call("adopt", request_id="found"))
@@ -672,7 +739,7 @@ def test_a_reply_is_kept_though_another_request_was_adopted_meanwhile(world):
 
 
 @pytest.mark.parametrize("ending", ["429", "cut before"])
-def test_a_late_reply_counts_though_what_was_sent_since_ends_after_it(world, ending):
+def test_a_late_reply_counts_although_a_later_attempt_fails_after_it(world, ending):
     slow = goes(world, world.call("start"), "written")
     world.time_passes()
     again = goes(world, world.call("start", resubmit=True), "seen", "written", "written")
@@ -684,16 +751,17 @@ def test_a_late_reply_counts_though_what_was_sent_since_ends_after_it(world, end
     assert len(world.posts) == 2
 
 
-def test_runs_that_take_turns_each_regenerate_once(world):
+def test_alternating_runs_regenerate_once_each(world):
     moderated = ["written", "accepted", "written", "moderated", "written"]
     goes(world, world.call("make"), *moderated)
     for run in ("run-1", "run-2"):
-        goes(world, world.call("make", run=run, regenerate=True), *moderated)
+        # The failed request is polled once more before it is paid for again.
+        goes(world, world.call("make", run=run, regenerate=True), "moderated", *moderated)
     retried = world.call("make", run="run-1", regenerate=True)
     assert isinstance(retried.error, VideoModerated), f"it is at {retried.at}, to pay again"
 
 
-def test_a_video_that_is_stored_is_not_overwritten_by_who_was_slower(world):
+def test_a_stored_video_is_not_overwritten_by_a_slower_run(world):
     slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written", "fetched", "written")
     assert slow.at == "put"
     goes(world, world.call("save"), "gone", "expired", "written")
@@ -702,7 +770,7 @@ def test_a_video_that_is_stored_is_not_overwritten_by_who_was_slower(world):
     goes(world, slow, "written")
 
 
-def test_a_video_in_hand_is_stored_though_its_url_expired_meanwhile(world):
+def test_a_downloaded_video_is_stored_although_its_url_expired_meanwhile(world):
     slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written")
     assert slow.at == "download"
     goes(world, world.call("save"), "gone", "expired", "written")
@@ -711,17 +779,25 @@ def test_a_video_in_hand_is_stored_though_its_url_expired_meanwhile(world):
     assert world.last.state == "stored"
 
 
-def test_a_video_that_was_delivered_while_nobody_watched_is_found(world):
-    goes(world, world.call("start", direct=True), "written", "cut after", "written")
+def test_a_video_that_was_delivered_between_two_runs_is_found(world):
+    goes(world, world.call("start", found_by="bucket"), "written", "cut after", "written")
     world.is_delivered(0)
-    with mock.patch.multiple(generation, UPLOAD_SECONDS=-1):
-        caller = world.call("make", direct=True)
+    with mock.patch.multiple(inquiry, UPLOAD_SECONDS=-1):
+        caller = world.call("make", found_by="bucket")
         world.finish(caller)
     assert caller.error is None
     assert len(world.posts) == 1
 
 
-def test_a_video_in_its_place_whose_receipt_was_not_written_is_not_lost_with_its_url(world):
+def test_a_file_that_was_kept_between_two_runs_is_found(world):
+    goes(world, world.call("start", found_by="files"), "written", "cut after", "written")
+    world.is_kept_at_xai(0)
+    caller = goes(world, world.call("make"), "listed", "written", "fetched", "written", "written", "written")
+    assert caller.error is None
+    assert (len(world.posts), world.files) == (1, {})
+
+
+def test_a_stored_video_without_a_written_receipt_is_not_lost_with_its_url(world):
     ways = ["written", "accepted", "written", "done", "written", "fetched", "written", "killed after"]
     goes(world, world.call("make"), *ways)
     caller = goes(world, world.call("make"), "written")

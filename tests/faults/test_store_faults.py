@@ -13,21 +13,24 @@ from pathlib import Path
 
 import botocore.retryhandler
 import pytest
-from api_key import API_KEY
 from prefect_aws import AwsCredentials, S3Bucket
 from prefect_aws.client_parameters import AwsClientParameters
-from s3_proxy import LOST, RESET, SILENCE, Fault, S3Proxy
-from scripted import ScriptedServer, answer, mp4
 
-from prefect_xai_video import Retries, XaiVideoClient, journal, submission
+from prefect_xai_video import Retries, XaiVideoClient
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.engine import journal
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.polling import PollSchedule
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import LocalStore, objects
+from prefect_xai_video.engine.stores import bucket as bucket_module
+from prefect_xai_video.engine.stores.bucket import S3Store
 from prefect_xai_video.errors import StorageError, SubmissionUnknown
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.polling import PollSchedule
-from prefect_xai_video.receipts import Receipt
-from prefect_xai_video.requests import build_request
-from prefect_xai_video.stores import LocalStore, open_store
-from prefect_xai_video.stores import bucket as bucket_module
-from prefect_xai_video.stores.bucket import S3Store
+from prefect_xai_video.orchestration.storage import open_store
+
+from ..support.api_key import API_KEY
+from ..support.scripted import ScriptedServer, answer, mp4
+from .s3_proxy import LOST, RESET, SILENCE, Fault, S3Proxy
 
 REQUEST = build_request("A cat", duration=1)
 QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
@@ -59,7 +62,7 @@ async def make(engine, key="cat", **options):
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch):
     """What was seen of other servers does not count, and boto3 sends again at once."""
-    monkeypatch.setattr(bucket_module, "_heeding", set())
+    monkeypatch.setattr(objects, "_verified", set())
     monkeypatch.setattr(botocore.retryhandler, "delay_exponential", lambda **_: 0)
 
 
@@ -131,7 +134,7 @@ async def test_a_claim_that_can_not_be_written_sends_nothing(engine, proxy, aws,
 
 
 @pytest.mark.parametrize("act", [403, 404, 500, 503, RESET])
-async def test_a_request_id_that_can_not_be_written_is_told_and_can_be_adopted(
+async def test_a_request_id_that_can_not_be_recorded_is_reported_and_can_be_adopted(
     engine, proxy, aws, submissions, monkeypatch, act
 ):
     with proxy.failing(writing("submitted", act)), pytest.raises(StorageError, match=r"'videos'.*adopt") as caught:
@@ -166,7 +169,7 @@ async def test_a_paid_video_that_can_not_be_stored_is_stored_by_the_next_call(
 
 
 @pytest.mark.parametrize("state", ["sending", "submitted", "done", "stored"])
-async def test_a_receipt_whose_write_was_not_answered_is_known_again(engine, proxy, aws, submissions, state):
+async def test_a_receipt_whose_write_had_no_response_is_recognised(engine, proxy, aws, submissions, state):
     with proxy.failing(writing(state, LOST, times=2)):
         await make(engine)
     await check_stored(engine, aws)
@@ -174,7 +177,7 @@ async def test_a_receipt_whose_write_was_not_answered_is_known_again(engine, pro
 
 
 @pytest.mark.parametrize("state", ["submitted", "done", "stored"])
-async def test_a_write_that_was_not_answered_and_can_not_be_looked_up_is_found_by_the_next_call(
+async def test_a_write_without_response_that_can_not_be_verified_is_found_by_the_next_call(
     engine, proxy, aws, submissions, state
 ):
     unanswered = writing(state, LOST)
@@ -192,7 +195,7 @@ async def test_a_write_that_was_not_answered_and_can_not_be_looked_up_is_found_b
     assert submissions() == 1
 
 
-async def test_an_upload_that_was_not_answered_counts(engine, proxy, aws, submissions):
+async def test_an_upload_without_response_counts(engine, proxy, aws, submissions):
     with proxy.failing(Fault(LOST, suffix=".mp4")):
         await make(engine)
     await check_stored(engine, aws)
@@ -213,7 +216,7 @@ async def test_a_bucket_that_can_not_be_read_sends_nothing(engine, proxy, aws, s
 
 
 @pytest.mark.parametrize("act", [403, 404, 503, RESET])
-async def test_an_upload_that_can_not_be_looked_at_is_not_stored_yet(engine, proxy, aws, submissions, act):
+async def test_an_upload_that_can_not_be_verified_is_not_stored_yet(engine, proxy, aws, submissions, act):
     with (
         proxy.failing(Fault(act, "HEAD", suffix=".mp4", skip=1)),
         pytest.raises(StorageError, match="videos") as caught,
@@ -227,10 +230,45 @@ async def test_an_upload_that_can_not_be_looked_at_is_not_stored_yet(engine, pro
     assert submissions() == 1
 
 
-async def test_a_bucket_that_denies_a_receipt_it_has_sends_nothing_more(engine, proxy, aws, submissions, monkeypatch):
-    monkeypatch.setattr(submission, "MOST_OVERTAKEN", 3)
+@pytest.mark.parametrize("etag", ["ETag: W/{}", "ETag: bare"])
+async def test_a_server_with_different_etags_in_a_head_stores_the_paid_video(proxy, engine, submissions, etag):
     await engine.start(REQUEST, "cat")
-    with proxy.failing(Fault(404, "GET")), pytest.raises(StorageError, match=r"/cat\.json can neither be read"):
+    await engine.wait("cat", timeout=30)
+    if etag == "ETag: bare":
+        held = await engine.store.read("cat")
+        etag = f"ETag: {held.version.strip(chr(34))}"
+    with proxy.failing(Fault(etag, "HEAD", times=1)):
+        await engine.save("cat")
+    assert submissions() == 1
+
+
+async def test_a_server_that_returns_no_etag_of_a_write_is_queried_for_it(proxy, engine, submissions):
+    with proxy.failing(Fault("ETag: ", "PUT")):
+        await make(engine)
+    assert submissions() == 1
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 02 Nov 2026 10:00:00 -0000"])
+async def test_a_server_with_an_odd_date_can_be_read(proxy, engine, date):
+    await engine.start(REQUEST, "cat")
+    with proxy.failing(Fault(f"Date: {date}", "GET")):
+        assert (await engine.store.read("cat")).receipt.state == "submitted"
+
+
+async def test_a_receipt_of_any_size_is_not_read(proxy, engine, monkeypatch):
+    await engine.start(REQUEST, "cat")
+    monkeypatch.setattr(objects, "MAX_RECEIPT_BYTES", 100)
+    with pytest.raises(StorageError, match="has more than"):
+        await engine.store.read("cat")
+
+
+async def test_a_bucket_that_denies_a_receipt_it_has_sends_nothing_more(engine, proxy, aws, submissions, monkeypatch):
+    monkeypatch.setattr(journal, "MAX_CONFLICTS", 3)
+    await engine.start(REQUEST, "cat")
+    with (
+        proxy.failing(Fault(404, "GET")),
+        pytest.raises(StorageError, match=r"/cat\.json kept changing, or can't be written"),
+    ):
         await make(engine)
     assert submissions() == 1
     await make(engine)
@@ -239,7 +277,9 @@ async def test_a_bucket_that_denies_a_receipt_it_has_sends_nothing_more(engine, 
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
-async def test_a_server_that_ignores_a_condition_is_refused_until_it_heeds(engine, proxy, aws, submissions, header):
+async def test_a_server_that_ignores_a_condition_is_rejected_until_it_honours_it(
+    engine, proxy, aws, submissions, header
+):
     for _ in range(2):
         with proxy.failing(Fault(header)), pytest.raises(StorageError, match=f"'videos' ignores {header}:") as caught:
             await make(engine)
@@ -253,20 +293,20 @@ async def test_a_server_that_ignores_a_condition_is_refused_until_it_heeds(engin
 
 
 @pytest.mark.parametrize("act", [503, RESET])
-async def test_a_server_that_could_not_be_tried_is_not_trusted(engine, proxy, submissions, act):
+async def test_a_server_that_could_not_be_checked_is_not_trusted(engine, proxy, submissions, act):
     ignoring, trying = Fault("If-None-Match"), writing("sending", act, skip=1, times=2)
     with proxy.failing(ignoring, trying), pytest.raises(StorageError, match="'videos'"):
         await make(engine)
     assert submissions() == 0
 
 
-async def test_a_server_that_may_not_be_tried_sends_nothing(engine, proxy, submissions):
+async def test_a_server_that_denies_the_check_sends_nothing(engine, proxy, submissions):
     with proxy.failing(writing("sending", 403, skip=1)), pytest.raises(StorageError, match="'videos'"):
         await make(engine)
     assert submissions() == 0
 
 
-async def test_a_delivery_that_can_not_be_moved_is_moved_by_the_next_call(engine, proxy, aws, submissions):
+async def test_a_delivery_that_can_not_be_copied_is_copied_by_the_next_call(engine, proxy, aws, submissions):
     moving = Fault(503, suffix="/cat.mp4")
     with proxy.failing(moving), pytest.raises(StorageError, match="'videos'") as caught:
         await make(engine, delivery="direct")
@@ -277,7 +317,7 @@ async def test_a_delivery_that_can_not_be_moved_is_moved_by_the_next_call(engine
 
 
 @pytest.mark.parametrize("act", [RESET, 503, 403, LOST])
-async def test_a_large_upload_that_breaks_is_done_again_and_leaves_nothing(store, proxy, aws, act):
+async def test_a_broken_large_upload_is_repeated_and_leaves_nothing_behind(store, proxy, aws, act):
     with ScriptedServer([ACCEPTED]) as server:
         url = f"{server.url}/v.mp4"
         server.extend([done(url), video(LARGE), video(LARGE)])
@@ -337,7 +377,7 @@ async def test_a_foreign_file_that_appears_during_the_render_is_not_overwritten(
     assert submissions() == 1
 
 
-async def test_a_stored_video_that_is_replaced_by_one_of_the_same_size_is_fetched_again(either, submissions):
+async def test_a_stored_video_replaced_by_one_of_the_same_size_is_downloaded_again(either, submissions):
     made = await make(either)
     write_foreign(either.store, bytes(made.size))
     assert await either.save("cat") == made
@@ -345,7 +385,7 @@ async def test_a_stored_video_that_is_replaced_by_one_of_the_same_size_is_fetche
     assert submissions() == 1
 
 
-async def test_two_who_miss_a_stored_video_at_once_both_have_it(either, submissions):
+async def test_two_runs_that_restore_a_video_at_once_both_have_it(either, submissions):
     made = await make(either)
     assert await either.store.set_aside("cat")
     assert await asyncio.gather(either.save("cat"), either.save("cat")) == [made, made]
@@ -386,7 +426,7 @@ def with_quota(forking, tmp_path_factory):
     async def run(server, root, quota):
         said = directory / "said"
         argv = [f"{server.url}/v1", str(root), str(quota), str(said)]
-        forking.begin([{"module": "quota", "argv": argv, "env": {}, "log": str(directory / "log")}])
+        forking.begin([{"module": "tests.faults.quota", "argv": argv, "env": {}, "log": str(directory / "log")}])
         assert await asyncio.to_thread(forking.end) == [0], (directory / "log").read_text()
         return said.read_text()
 
@@ -420,14 +460,14 @@ async def test_a_disk_that_is_full_before_the_claim_sends_nothing(with_quota, tm
 
 
 @pytest.mark.slow
-async def test_a_disk_that_is_full_after_the_claim_tells_the_request_id(with_quota, tmp_path):
+async def test_a_disk_that_is_full_after_the_claim_reports_the_request_id(with_quota, tmp_path):
     claim = len(Receipt.claim("cat", REQUEST).to_json())
     request_id = "x" * 200
     with ScriptedServer([answer("200 OK", json.dumps({"request_id": request_id}).encode())]) as server:
         said = await with_quota(server, tmp_path, claim + 100)
     assert "cat" in said
     assert request_id in said
-    assert "adopt its id" in said
+    assert "adopt its request id" in said
     assert (await LocalStore(tmp_path).read("cat")).receipt.state == "sending"
     assert len(server.requests) == 1
 
@@ -469,7 +509,7 @@ async def check_untouched(engine, submissions, content):
     assert submissions() == before
 
 
-async def test_a_receipt_that_was_edited_in_any_place_is_left_alone(local, submissions):
+async def test_an_edited_receipt_is_left_alone(local, submissions):
     await make(local)
     told = json.loads((local.store.root / "cat.json").read_bytes())
     for place in places(told):
@@ -478,14 +518,14 @@ async def test_a_receipt_that_was_edited_in_any_place_is_left_alone(local, submi
 
 @pytest.mark.parametrize("state", ["refused", "failed", "unknown"])
 async def test_a_receipt_that_was_edited_consistently_is_left_alone(local, submissions, state):
-    """As one would who wants it sent again."""
+    """As a person might do to have it sent again."""
     await local.start(REQUEST, "cat")
     told = json.loads((local.store.root / "cat.json").read_bytes())
     told["state"] = told["attempts"][0]["outcome"] = state
     await check_untouched(local, submissions, json.dumps(told, indent=2).encode())
 
 
-async def test_a_receipt_that_lacks_or_has_a_field_too_many_is_left_alone(local, submissions):
+async def test_a_receipt_with_missing_or_extra_fields_is_left_alone(local, submissions):
     await local.start(REQUEST, "cat")
     told = json.loads((local.store.root / "cat.json").read_bytes())
     for name in told:
@@ -506,12 +546,12 @@ async def test_a_receipt_that_was_damaged_is_left_alone(local, submissions):
         await check_untouched(local, submissions, content)
 
 
-async def test_what_no_parser_can_read_is_left_alone(local, submissions):
+async def test_an_unparsable_receipt_is_left_alone(local, submissions):
     local.store.root.mkdir()
     await check_untouched(local, submissions, b"[" * 100_000)
 
 
-async def test_a_damaged_receipt_that_is_put_back_goes_on(local, submissions):
+async def test_a_restored_receipt_continues(local, submissions):
     await local.start(REQUEST, "cat")
     path = local.store.root / "cat.json"
     good = path.read_bytes()
@@ -587,7 +627,7 @@ async def test_a_directory_that_became_read_only_keeps_the_paid_video_for_the_ne
 
 
 @pytest.mark.parametrize("step", ["wait", "save"])
-async def test_a_directory_that_vanishes_between_the_steps_is_told(local, submissions, step):
+async def test_a_directory_that_vanishes_between_the_steps_is_an_error(local, submissions, step):
     await local.start(REQUEST, "cat")
     if step == "save":
         await local.wait("cat", timeout=30)

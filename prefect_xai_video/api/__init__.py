@@ -1,0 +1,1 @@
+"""xAI's video API over HTTP. It knows no Prefect and no store."""

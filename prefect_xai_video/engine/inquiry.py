@@ -1,0 +1,219 @@
+"""Inquiry: polls xAI for the status of a receipt's request, and records it."""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from prefect_xai_video.api.client import XaiVideoClient
+from prefect_xai_video.api.files import RemoteFile
+from prefect_xai_video.api.pace import Urgency
+from prefect_xai_video.api.responses import VideoStatus
+from prefect_xai_video.engine.accounts import account_of, check_owner, is_same
+from prefect_xai_video.engine.attempts import ENDED_BADLY, XaiFile
+from prefect_xai_video.engine.journal import Journal, with_request_id
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import UPLOAD_SECONDS, Held
+from prefect_xai_video.errors import AccessDenied, RequestRejected
+
+logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 60
+"""Age in seconds up to which a request id that xAI does not know counts as pending: it may become known."""
+
+AGED_SECONDS = 24 * 3600
+"""Age in seconds above which a request id that xAI does not know counts as expired.
+
+It is the longest published lifetime of a video.
+"""
+
+
+FILE_SECONDS = 24 * 3600
+"""Age in seconds up to which a submission of unknown outcome may still become a file in xAI's Files API.
+
+xAI renders within minutes, and everything else within a day, by what is published.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Polls xAI for the request of a receipt, at no cost.
+
+    Attributes:
+        client: Client of xAI's API.
+        journal: Reads and updates the receipts.
+    """
+
+    client: XaiVideoClient
+    journal: Journal
+
+    async def status(self, receipt: Receipt, urgency: Urgency = Urgency.LIKELY_DONE) -> VideoStatus:
+        """Poll the current request of a receipt once.
+
+        Args:
+            receipt: A receipt with a request id.
+            urgency: Decides, with a pace, which requests go first. Default: as if the video is likely to be done.
+
+        Raises:
+            RequestRejected: If xAI does not know the request id; it may be another team's, or become known later.
+            KeyConflict: If the request certainly belongs to another team.
+            ApiError: If xAI can't be polled.
+        """
+        request_id = receipt.request_id or ""
+        try:
+            # xAI may quote the prompt in an error, which is redacted by the prompt in the receipt.
+            prompt = receipt.request.get("prompt")
+            return await self.client.get(
+                request_id, client_request_id=receipt.attempt.claim, prompt=prompt, urgency=urgency
+            )
+        except RequestRejected as error:
+            if error.http_status != 404:
+                raise
+            return await self._not_found(receipt, error)
+
+    async def _not_found(self, receipt: Receipt, error: RequestRejected) -> VideoStatus:
+        """Interpret a 404: a request has expired only if it is older than its lifetime and the account is its own."""
+        request_id = receipt.request_id or ""
+        if age_of(receipt) < FRESH_SECONDS:
+            return VideoStatus(request_id=request_id, state="pending")
+        account = await account_of(self.client, with_team=True)
+        check_owner(receipt, account)
+        # This machine's clock may be wrong, so the age by xAI's clock counts, too, if the response states the time.
+        age = min(age_of(receipt), age_of(receipt, error.at or datetime.now(UTC)))
+        if age > AGED_SECONDS and is_same(receipt, account):
+            return VideoStatus(request_id=request_id, state="expired", code=error.code)
+        raise RequestRejected(
+            f"xAI does not know this request id ({error.message}). If it was sent by another team or to another base "
+            f"URL, use those credentials. If it is lost, run again with the same key and regenerate switched on: "
+            f"that polls once more, and pays for a new video only if xAI still does not know the request id.",
+            request_id=request_id,
+            http_status=404,
+            code=error.code,
+            trace_id=error.trace_id,
+        )
+
+    async def find_video(self, held: Held) -> Held:
+        """Look for the video of a submission of unknown outcome, and record it: in the store, and in the Files API.
+
+        A missing file proves nothing: a moderated or failed render, and one that has not ended, have none.
+
+        Raises:
+            WriteConflict: If the receipt has been replaced since it was read.
+            ApiError: If xAI's files can't be listed at the moment, or the API key is wrong.
+        """
+        held = await self.journal.find_delivery(held)
+        for attempt in held.receipt.undelivered if held.receipt.has_no_video else ():
+            file = await self._find_file(attempt.xai_file) if attempt.xai_file else None
+            if file is not None:
+                return await self.journal.replace(held, held.receipt.found(attempt.claim, file.id, file.public_url))
+        return held
+
+    async def _find_file(self, file: XaiFile) -> RemoteFile | None:
+        try:
+            return await self.client.files.find(file.name)
+        except (AccessDenied, RequestRejected) as error:
+            # It will not get better, and a person must still be able to decide.
+            logger.warning("The files at xAI can't be listed: %s", error)
+            return None
+
+    async def poll(self, held: Held) -> Held:
+        """Poll once, and record the status of the request.
+
+        Raises:
+            RequestRejected: If xAI does not know the request id, which is recorded, too.
+            ApiError: If xAI can't be polled.
+        """
+        try:
+            status = await self.status(held.receipt)
+        except RequestRejected as error:
+            await self.record_not_found(held, error)
+            raise
+        return await self.record(held, status)
+
+    async def record(self, held: Held, status: VideoStatus) -> Held:
+        """Record a status, unless another run has recorded a final one for the same request."""
+        return await self.journal.change(held, lambda receipt: _updated(receipt, status))
+
+    async def record_file_gone(self, held: Held) -> Held:
+        """Record that the file of a lost submission no longer exists at xAI, so that a person may pay again."""
+        claim = held.receipt.attempt.claim
+        gone = VideoStatus(request_id="", state="expired", message="its file is no longer in the Files API")
+
+        def expired(receipt: Receipt) -> Receipt:
+            is_same = receipt.state == "done" and receipt.attempt.claim == claim
+            return receipt.finished(gone) if is_same else receipt
+
+        return await self.journal.change(held, expired)
+
+    async def record_not_found(self, held: Held, error: RequestRejected) -> Held:
+        """Record that xAI does not know the open request, so that a person may give it up."""
+        if error.http_status != 404:
+            return held
+        request_id = held.receipt.request_id
+
+        def not_found(receipt: Receipt) -> Receipt:
+            is_new = receipt.state == "submitted" and not receipt.is_not_found and receipt.request_id == request_id
+            return receipt.not_found(error) if is_new else receipt
+
+        return await self.journal.change(held, not_found)
+
+    async def reconsider(self, held: Held, *, give_up: bool = False, is_explicit: bool = False) -> Held:
+        """Poll again for a request that seems to be lost, before anything is paid for or reported as lost.
+
+        Args:
+            held: A receipt whose request has expired or failed, or was not known to xAI; any other is returned as is,
+                and so is one without a request id.
+            give_up: Whether a person is about to pay again: a failed request is polled, too, and one that xAI still
+                does not know counts as expired.
+            is_explicit: Whether a person has named this request id: a failed request is polled, too.
+
+        Raises:
+            ApiError: If xAI can't be polled.
+        """
+        state = held.receipt.state
+        if held.receipt.request_id is None:
+            return held
+        is_doubtful = state == "expired" or (give_up and held.receipt.is_not_found)
+        if not is_doubtful and not ((give_up or is_explicit) and state in {"failed", "moderated"}):
+            return held
+        with with_request_id(held.receipt.request_id, held.receipt):
+            try:
+                return await self.poll(held)
+            except RequestRejected as error:
+                if error.http_status != 404:
+                    raise
+                return await self._given_up(held.receipt) if state == "submitted" else held
+
+    async def _given_up(self, receipt: Receipt) -> Held:
+        gone = VideoStatus(
+            request_id=receipt.request_id or "",
+            state="expired",
+            message="xAI did not know the request id, and the request was given up",
+        )
+        return await self.record(await self.journal.read(receipt.key), gone)
+
+
+def may_still_appear(receipt: Receipt) -> bool:
+    """Whether the video of a submission of unknown outcome may still appear in the store or in the Files API."""
+    age = age_of(receipt)
+    return any(age <= (UPLOAD_SECONDS if each.direct else FILE_SECONDS) for each in receipt.undelivered)
+
+
+def age_of(receipt: Receipt, now: datetime | None = None) -> float:
+    """Compute the seconds since the current attempt was claimed; 0 if the claimant's clock is ahead."""
+    return max(((now or datetime.now(UTC)) - receipt.attempt.started_at).total_seconds(), 0)
+
+
+def _updated(receipt: Receipt, status: VideoStatus) -> Receipt:
+    if receipt.request_id != status.request_id or receipt.state not in {"submitted", "done", *ENDED_BADLY}:
+        return receipt
+    match status.state:
+        case "pending" if receipt.state in ENDED_BADLY:
+            return receipt.submitted(status.request_id)
+        case "pending":
+            return receipt.found_again() if receipt.is_not_found else receipt
+        case "expired" if receipt.state in ENDED_BADLY:
+            return receipt
+        case "failed" | "moderated" if receipt.state in {"failed", "moderated"}:
+            return receipt
+        case _:
+            return receipt.finished(status)

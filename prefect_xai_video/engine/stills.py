@@ -1,0 +1,80 @@
+"""First and last frames of stored videos, stored beside them as `<key>.poster.jpg` and `<key>.last.png`."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect_xai_video.api.threads import run_in_thread
+from prefect_xai_video.engine.apart import check_pyav
+from prefect_xai_video.engine.attempts import StoredFile
+from prefect_xai_video.engine.clips import ends
+from prefect_xai_video.engine.journal import Journal
+from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.errors import not_allowed, shown
+
+
+def check_stills(stills: object) -> bool:
+    """Check, before anything is paid for, that stills can be made if they are wanted.
+
+    Raises:
+        InvalidRequest: If the value is no boolean, or PyAV is not installed.
+    """
+    if not isinstance(stills, bool):
+        raise not_allowed("stills", shown(stills), "true or false")
+    if stills:
+        check_pyav("stills", "True", "False without PyAV")
+    return stills
+
+
+@dataclass(frozen=True, slots=True)
+class Stills:
+    """Stores the first and the last frame of stored videos.
+
+    Attributes:
+        journal: Reads and updates the receipts.
+    """
+
+    journal: Journal
+
+    async def store(self, receipt: Receipt) -> Receipt:
+        """Store the first and the last frame of a stored video, unless its receipt records them.
+
+        Returns:
+            The receipt, with their URIs.
+
+        Raises:
+            StorageError: If the video can't be decoded, or the files can't be stored.
+        """
+        if receipt.file is not None and receipt.file.last_frame is not None:
+            return receipt
+        store, key = self.journal.store, receipt.key
+        async with store.local_copy(key) as path:
+            poster, last = await run_in_thread(ends, path)
+        first = await store_bytes(store, key, f"{key}.poster.jpg", poster, "image/jpeg")
+        final = await store_bytes(store, key, f"{key}.last.png", last, "image/png")
+        held = await self.journal.read(key)
+        return (await self.journal.change(held, lambda found: found.with_stills(first.uri, final.uri))).receipt
+
+
+async def store_bytes(store: VideoStore, key: str, name: str, content: bytes, content_type: str) -> StoredFile:
+    """Store some bytes as a file that belongs to a video, without overwriting other content.
+
+    Raises:
+        StorageError: If they can't be stored, or another file has that name.
+    """
+    with store.workspace(key) as path:
+        await run_in_thread(path.write_bytes, content)
+        return await store_made(store, name, path, content_type)
+
+
+async def store_made(store: VideoStore, name: str, path: Path, content_type: str) -> StoredFile:
+    """Store a file that was made in a workspace; as `store_bytes`."""
+    size, digest = await run_in_thread(_size_and_digest, path)
+    file = StoredFile(uri=store.uri(name), size=size, sha256=digest, content_type=content_type)
+    return await store.put_file(name, path, file)
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""Videos that are longer than one request: segments that go on from each other, and one file of them all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar, cast
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as runtime
+from typing_extensions import Unpack
+
+from prefect_xai_video.api.capabilities import DEFAULT_MODEL
+from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.engine.accounts import account_of, check_owner
+from prefect_xai_video.engine.apart import check_pyav
+from prefect_xai_video.engine.long_videos import Assembly
+from prefect_xai_video.engine.segments import FirstClipOptions, LongPlan, Segment, plan_segments
+from prefect_xai_video.engine.videos import LongVideo, Video
+from prefect_xai_video.errors import XaiVideoError
+from prefect_xai_video.flows import FLOW_OPTIONS, completed, load_blocks
+from prefect_xai_video.orchestration.derived_keys import derive_key
+from prefect_xai_video.orchestration.direct_flow import DirectFlow
+from prefect_xai_video.orchestration.limits import Limits
+from prefect_xai_video.orchestration.rescues import check_rescue
+from prefect_xai_video.orchestration.run_names import name_run, prompt_words
+from prefect_xai_video.settings import XaiVideoSettings, check_timeout
+from prefect_xai_video.synchronous import synchronous
+from prefect_xai_video.tasks import (
+    StartOptions,
+    asave_video,
+    astart_video,
+    await_for_video,
+    checked_request,
+    explained,
+    open_generation,
+)
+from prefect_xai_video.ui.artifacts import publish_long_video
+from prefect_xai_video.ui.forms import (
+    AspectRatio,
+    CredentialsBlock,
+    DeliveryWay,
+    GenerateAudio,
+    ImageUrl,
+    Key,
+    LongDuration,
+    Model,
+    Prompts,
+    ReferenceImageUrls,
+    Regenerate,
+    Resolution,
+    StorageBlock,
+    TimeoutSeconds,
+    UnknownOutcome,
+    User,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+__all__ = ["agenerate_long_video", "generate_long_video", "plan_long_video"]
+
+
+def plan_long_video(prompts: str | Sequence[str], duration: int, **options: Unpack[FirstClipOptions]) -> LongPlan:
+    """Plan a long video and estimate its cost. Nothing is read or sent.
+
+    Args:
+        prompts: One prompt for all segments, or one for each.
+        duration: Seconds of the whole video.
+        **options: Options of the first segment: `image_url`, `reference_image_urls`, `aspect_ratio`, `resolution`,
+            `generate_audio`, `model`, `user`.
+
+    Returns:
+        The plan: its `segments` with their durations, and `estimated_cost_usd`. As text it is a line a segment.
+
+    Raises:
+        InvalidRequest: If the model can't make such a video. The message says which durations it can.
+    """
+    return plan_segments(prompts, duration, options, validation=XaiVideoSettings.current().validation)
+
+
+def _run_name() -> str:
+    parameters = runtime.parameters
+    prompts, duration = parameters.get("prompts"), parameters.get("duration")
+    first = prompts if isinstance(prompts, str) else next(iter(prompts or ()), None)
+    return name_run(prompt_words(first), "long", f"{duration}s" if duration else None, parameters.get("key"))
+
+
+def _long_flow(function: Callable[P, R]) -> DirectFlow[P, R]:
+    # Without the hooks of the other flows, which label a run with one key: this one has several.
+    return DirectFlow(function, name="generate-long-video", flow_run_name=_run_name, **FLOW_OPTIONS)
+
+
+@_long_flow
+async def agenerate_long_video(
+    prompts: Prompts,
+    duration: LongDuration,
+    image_url: ImageUrl = None,
+    reference_image_urls: ReferenceImageUrls = None,
+    aspect_ratio: AspectRatio = None,
+    resolution: Resolution = None,
+    generate_audio: GenerateAudio = None,
+    model: Model = DEFAULT_MODEL,
+    storage: StorageBlock = None,
+    key: Key = None,
+    credentials: CredentialsBlock = None,
+    delivery: DeliveryWay = "download",
+    timeout_seconds: TimeoutSeconds = None,
+    regenerate: Regenerate = False,
+    on_unknown: UnknownOutcome = "raise",
+    user: User = None,
+) -> LongVideo:
+    """Generate a video that is longer than one request: one payment a segment, and one file of them all.
+
+    Args:
+        prompts: One prompt for all segments, or one for each segment: a storyboard.
+        duration: Seconds of the whole video. It is divided evenly between the segments.
+        image_url: First frame: an https, s3:// or data: URL, or a file where the flow runs (PNG, JPEG or WebP).
+        reference_image_urls: Images of people, things or places that the first prompt names as `<IMAGE_0>`, ...
+        aspect_ratio: Shape of the picture; xAI's default is 16:9.
+        resolution: xAI's default is 480p. 1080p requires one of the 1.5 models.
+        generate_audio: Whether the video has sound; xAI's default is yes.
+        model: xAI model id. grok-imagine-video extends each segment; with the others, a segment begins with the last
+            frame of the one before.
+        storage: Bucket or directory for the video, its segments and their receipts. Default: the directory xai-video
+            in Prefect's home on the machine where the flow runs, unless configured otherwise.
+        key: Name of the video in the storage, without extension. With the same key, no segment is paid for twice.
+            Without a key, each new run generates a new video.
+        credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
+        delivery: With "download", the flow downloads each segment and stores it. With "direct", xAI uploads it to the
+            bucket.
+        timeout_seconds: Longest time to wait for one segment; a later run with the same key continues waiting.
+            Default: 1200 unless configured otherwise.
+        regenerate: Pay for a new attempt at a segment whose last one failed, was moderated or expired.
+        on_unknown: Applies if it is unknown whether xAI accepted an earlier submission of a segment. With "resubmit",
+            it is submitted again, which may pay twice. With "raise", the run fails and explains what to do.
+        user: Identifier of your end user, passed on to xAI.
+
+    Returns:
+        The stored video, with its segments.
+
+    Raises:
+        XaiVideoError: See `prefect_xai_video.errors`. Every error after a submission names the key of the segment and
+            its request id.
+    """
+    if ended := await check_rescue():
+        return cast("LongVideo", ended)
+    credentials, store = await load_blocks(credentials, storage)
+    async with explained(store):
+        check_timeout(timeout_seconds)
+        plan = plan_long_video(
+            prompts,
+            duration,
+            image_url=image_url,
+            reference_image_urls=reference_image_urls,
+            aspect_ratio=aspect_ratio,
+            resolution=resolution,
+            generate_audio=generate_audio,
+            model=model,
+            user=user,
+        )
+        first = await checked_request(plan.first, store)
+        key = await derive_key(plan.stand_in(first), store) if key is None else key
+        assembly = Assembly(store, key, plan, plan.fingerprint(first), get_run_logger().info)
+        if made := await _found(assembly, credentials):
+            get_run_logger().info("Key %s is already stored: nothing is sent", key)
+            return cast("LongVideo", completed(made))
+        check_pyav("duration", f"{plan.duration} s", "a video of one request without PyAV")
+        get_run_logger().info("%s", plan)
+    options = StartOptions(
+        storage=store, credentials=credentials, delivery=delivery, regenerate=regenerate, on_unknown=on_unknown
+    )
+    videos = await _Making(assembly, options, timeout_seconds).segments()
+    async with explained(store):
+        made = await assembly.join(videos)
+    await publish_long_video(made, plan, store)
+    return cast("LongVideo", completed(made))
+
+
+generate_long_video = _long_flow(synchronous(agenerate_long_video.fn))
+
+
+async def _found(assembly: Assembly, credentials: XaiCredentials) -> LongVideo | None:
+    async with open_generation(credentials, assembly.store) as generation:
+        account = await account_of(generation.client, with_team=False)
+    return await assembly.find(lambda receipt: check_owner(receipt, account))
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """The segments of one run, made one after the other.
+
+    Attributes:
+        assembly: Their keys and inputs.
+        options: Options of each submission.
+        timeout: Longest wait for a segment, in seconds.
+    """
+
+    assembly: Assembly
+    options: StartOptions
+    timeout: float | None
+
+    async def segments(self) -> list[Video]:
+        """Make all segments; those that are stored already cost nothing."""
+        videos: list[Video] = []
+        key, planned = self.assembly.key, self.assembly.plan.segments
+        async with Limits(budget=XaiVideoSettings.current().budget) as limits:
+            for segment in planned:
+                try:
+                    videos.append(await self._segment(segment, videos[-1] if videos else None, limits))
+                except XaiVideoError:
+                    get_run_logger().warning(
+                        "Segment %s of %d of the video %s has failed. Run again with the key %s: segments that are "
+                        "paid for are not paid for again.",
+                        segment.name,
+                        len(planned),
+                        key,
+                        key,
+                    )
+                    raise
+        return videos
+
+    async def _segment(self, segment: Segment, before: Video | None, limits: Limits) -> Video:
+        store, credentials = self.assembly.store, self.options["credentials"]
+        async with explained(store):
+            source = None if before is None else await self.assembly.source_after(before, segment)
+        request, key = self.assembly.plan.request(segment, source), self.assembly.segment_key(segment)
+        receipt = await astart_video(request, permit=limits, **cast("StartOptions", {**self.options, "key": key}))
+        receipt = await await_for_video(receipt, timeout_seconds=self.timeout, storage=store, credentials=credentials)
+        is_last = segment is self.assembly.plan.segments[-1]
+        stills = self.assembly.plan.continuation == "last frame" and not is_last
+        return await asave_video(receipt, stills=stills, storage=store, credentials=credentials)

@@ -1,0 +1,1 @@
+"""What a run asks of Prefect: blocks, limits, derived keys, labels, events, assets."""

@@ -1,0 +1,1 @@
+"""Set-up of a Prefect server: blocks, limits, a work pool, deployments and automations."""

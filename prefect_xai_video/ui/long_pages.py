@@ -1,0 +1,50 @@
+"""The Markdown of a long video's artifact, as pure functions of data."""
+
+from prefect_xai_video.engine.segments import LongPlan
+from prefect_xai_video.engine.videos import LongVideo
+from prefect_xai_video.money import dollars
+from prefect_xai_video.ui.markdown import code, cut, escaped, table
+from prefect_xai_video.ui.pages import Link, shown, size_in_words, video_description
+
+MAX_PROMPT_CHARACTERS = 120
+"""Longest prompt of a segment in the table, in characters; its own artifact has all of it."""
+
+
+def long_video_description(video: LongVideo, words: str = "") -> str:
+    """Describe a long video in one line of Markdown; arguments as for `video_description`."""
+    return f"{video_description(video, words)} · {len(video.segments)} segments"
+
+
+def long_video_markdown(
+    video: LongVideo, plan: LongPlan, picture: bytes | None = None, link: Link | None = None
+) -> str:
+    """Write the page of a long video: preview, link, player, facts, and a table of its segments.
+
+    Args:
+        video: The video.
+        plan: Its plan.
+        picture: Its preview, an animated WebP.
+        link: Link to the video.
+    """
+    rows = [
+        ("Picture", video.picture),
+        ("Duration", f"{video.duration} s" if video.duration else None),
+        ("Cost", None if video.cost_usd is None else dollars(video.cost_usd)),
+        ("Key", code(video.key)),
+        ("Video", code(video.uri)),
+        ("Size", size_in_words(video.size)),
+        ("SHA-256", f"{code(video.sha256[:32])}<br>{code(video.sha256[32:])}"),
+        ("Record", code(video.receipt_uri)),
+    ]
+    return "\n\n".join(part for part in (shown(picture, link), table(rows), _segments(video, plan)) if part)
+
+
+def _segments(video: LongVideo, plan: LongPlan) -> str:
+    lines = ["<tr><th>Key</th><th>Seconds</th><th>Begins</th><th>Cost</th><th>Prompt</th></tr>"]
+    for segment, made in zip(plan.segments, video.segments, strict=True):
+        begins = f"with {segment.tail} s of the one before" if segment.tail else segment.continuation
+        cost = "not reported" if made.cost_usd is None else dollars(made.cost_usd)
+        prompt = escaped(cut(segment.prompt, MAX_PROMPT_CHARACTERS))
+        cells = (code(made.key), f"{segment.seconds}", begins, cost, prompt)
+        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return "\n".join(['<table cellpadding="4">', *lines, "</table>"])

@@ -1,0 +1,160 @@
+"""Long videos on a real Prefect server, against the emulator, in a directory and in a bucket."""
+
+import json
+import logging
+from decimal import Decimal
+from pathlib import Path
+
+import av
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from prefect_xai_video import LongVideo, generate_long_video, generate_video, plan_long_video
+from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, VideoModerated
+from prefect_xai_video.orchestration.storage import open_store
+from prefect_xai_video.ui.long_pages import long_video_markdown
+
+from .faults.processes import Forking
+from .support.api_key import API_KEY
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+STORY = ["A ship leaves", "It meets a storm", "It comes home"]
+
+
+@pytest.fixture
+def make(storage, xai):
+    return lambda prompts=STORY, duration=6, **options: generate_long_video(
+        prompts, duration, **{"key": "ship", "storage": storage, "credentials": xai} | options
+    )
+
+
+@pytest.fixture
+def path(directory):
+    return lambda name: Path(directory.basepath) / name
+
+
+@pytest.fixture
+def make_here(directory, xai):
+    return lambda prompts=STORY[:2], duration=4, **options: generate_long_video(
+        prompts, duration, **{"key": "ship", "storage": directory, "credentials": xai} | options
+    )
+
+
+def frames(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize(
+    ("model", "duration", "cost", "count"),
+    # 2 s each at $0.05, and twice a tail of 2 s at $0.01; 1 s each at $0.08, and two images at $0.01.
+    [("grok-imagine-video", 6, "0.34", 144), ("grok-imagine-video-1.5", 3, "0.26", 70)],
+)
+async def test_segments_that_go_on_from_each_other_are_one_file(
+    make, storage, submissions, tmp_path, caplog, model, duration, cost, count
+):
+    caplog.set_level(logging.INFO)
+    video = make(duration=duration, model=model)
+    assert (video.cost_usd, video.duration, len(video.segments)) == (Decimal(cost), duration, 3)
+    assert f"{duration} s in 3 segments of {model}, about ${cost}" in caplog.text
+    assert "pictures copied" in caplog.text
+    store = open_store(storage, tmp_path)
+    assert await store.read_file("ship.mp4", tmp_path / "joined.mp4")
+    # A last frame and the first frame that is made of it are shown once.
+    assert frames(tmp_path / "joined.mp4") == count
+    assert [key async for key in store.keys("")] == ["ship/01", "ship/02", "ship/03"]
+    assert LongVideo.model_validate_json(video.model_dump_json()) == video
+    assert make(duration=duration, model=model) == video
+    assert submissions() == 3
+    requests = [(await store.read(key)).receipt.estimated_cost_usd for key in ("ship/01", "ship/02", "ship/03")]
+    assert sum(requests) == Decimal(cost)
+
+
+def test_its_artifact_lists_the_segments(make_here):
+    video = make_here(["A ship", "A <b>storm</b>"])
+    markdown = long_video_markdown(video, plan_long_video(["A ship", "A <b>storm</b>"], 4))
+    assert "<code>ship/02</code></td><td>2</td><td>with 2 s of the one before</td><td>$0.12</td>" in markdown
+    assert "&lt;b&gt;storm" in markdown
+    assert "848x480, 24 fps, with sound" in markdown
+
+
+def test_a_file_that_is_gone_or_changed_is_joined_again_without_paying(make_here, path, submissions, caplog):
+    caplog.set_level(logging.INFO)
+    video = make_here()
+    for change in (path("ship.mp4").unlink, lambda: path("ship.mp4").write_bytes(b"other")):
+        change()
+        assert make_here() == video
+        assert "joined again from its segments" in caplog.text
+        caplog.clear()
+    assert len(list(path("").glob("ship.replaced-*.mp4"))) == 1
+    path("ship.long.json").unlink()
+    assert make_here() == video
+    assert submissions() == 2
+
+
+def test_a_key_belongs_to_one_video(make_here, directory, xai, path, submissions):
+    make_here()
+    for other in ({"prompts": ["A ship leaves", "It sinks"]}, {"duration": 5}, {"resolution": "720p"}):
+        with pytest.raises(KeyConflict, match="another long video"):
+            make_here(**other)
+    with pytest.raises(StorageError, match="already exists without a receipt"):
+        generate_video("A cat", key="ship", storage=directory, credentials=xai)
+    generate_video("A cat", key="cat", duration=1, storage=directory, credentials=xai)
+    with pytest.raises(KeyConflict, match="a video of one request"):
+        make_here(key="cat")
+    path("mine.mp4").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="already exists without a receipt"):
+        make_here(key="mine")
+    path("ship.long.json").write_text(json.dumps({"version": 2}))
+    with pytest.raises(StorageError, match=r"The record .*ship\.long\.json can't be read"):
+        make_here()
+    assert submissions() == 3
+
+
+def test_a_segment_that_failed_is_paid_for_again_only_if_that_is_wanted(make_here, submissions, caplog):
+    moderated = {"prompts": [*STORY[:1], "A storm [fault:moderated]"]}
+    with pytest.raises(VideoModerated) as raised:
+        make_here(**moderated)
+    assert raised.value.key == "ship/02"
+    assert "Run again with the key ship: segments that are paid for are not paid for again." in caplog.text
+    with pytest.raises(VideoModerated):
+        make_here(**moderated)
+    assert submissions() == 2
+    assert make_here(regenerate=True).duration == 4
+    assert submissions() == 3
+
+
+def test_without_a_key_each_run_makes_a_new_video(make_here, submissions):
+    one, other = make_here(key=None), make_here(key=None)
+    assert one.key != other.key
+    assert one.key.startswith("a-ship-leaves")
+    assert submissions() == 4
+
+
+def test_an_impossible_video_sends_nothing(make_here, submissions):
+    with pytest.raises(InvalidRequest, match="4-25 s in 2 segments"):
+        make_here(duration=26)
+    assert submissions() == 0
+
+
+def test_a_killed_process_never_pays_a_segment_twice(prefect_server, emulator, submissions, tmp_path):
+    """Each process is killed one step after the one before: what is written then is the next one's beginning."""
+    processes = Forking(
+        tmp_path, PREFECT_API_URL=PREFECT_API_URL.value(), XAI_API_KEY=API_KEY, XAI_BASE_URL=emulator.base_url
+    )
+    parameters = {"prompts": STORY[:2], "duration": 4, "key": "ship", "storage": str(tmp_path / "store")}
+    argv = [json.dumps(parameters), str(tmp_path / "steps"), "each"]
+    codes = []
+    try:
+        while not codes or codes[-1] == -9:
+            log = str(tmp_path / "log")
+            processes.begin([{"module": "tests.faults.killed_long", "argv": argv, "env": {}, "log": log}])
+            codes += processes.end()
+    finally:
+        processes.stop()
+    assert codes == [-9] * 9 + [0], (tmp_path / "log").read_text()
+    assert (tmp_path / "steps").read_text().split("\n")[:-1] == [
+        *("01 submitted", "01 done", "01 stored", "01.tail.mp4"),
+        *("02 submitted", "02 done", "02 stored", "ship.mp4", "ship.long.json"),
+    ]
+    assert submissions() == 2
