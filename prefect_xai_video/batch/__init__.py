@@ -1,0 +1,1 @@
+"""Many videos: manifest, plan, budget, run and report. Nothing here knows Prefect; its flows are in `batches`."""

@@ -1,0 +1,392 @@
+"""Many videos in one flow run: one task run a row, one engine, one connection pool, one budget."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as runtime
+from prefect.states import Completed
+
+from prefect_xai_video.api.pace import Pace
+from prefect_xai_video.api.threads import own_threads
+from prefect_xai_video.batch.budget import Budget
+from prefect_xai_video.batch.earlier import paid_before
+from prefect_xai_video.batch.manifest import Source
+from prefect_xai_video.batch.options import BatchOptions
+from prefect_xai_video.batch.outcomes import estimated
+from prefect_xai_video.batch.plan import Plan
+from prefect_xai_video.batch.progress import Progress
+from prefect_xai_video.batch.report import BatchReport, Tally, store_report
+from prefect_xai_video.batch.run import BatchRun, Step
+from prefect_xai_video.batch.shards import Shard, open_rows, plan_of
+from prefect_xai_video.batches.rows import RowMaker, amake_video, find, make_video
+from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.engine.polling import RenderTimes
+from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.errors import BatchFailed, StorageError
+from prefect_xai_video.flows import FLOW_OPTIONS, THREADS, load_blocks
+from prefect_xai_video.money import dollars
+from prefect_xai_video.orchestration.batch_flow import BatchFlow, GivenRows
+from prefect_xai_video.orchestration.deployed import readable_places
+from prefect_xai_video.orchestration.derived_keys import outermost_run_id
+from prefect_xai_video.orchestration.limits import Limits
+from prefect_xai_video.orchestration.rescues import check_rescue
+from prefect_xai_video.orchestration.run_names import name_run
+from prefect_xai_video.orchestration.shard_ends import cancel_shards, say_how_to_continue
+from prefect_xai_video.orchestration.sharding import Sharding
+from prefect_xai_video.orchestration.watching import report
+from prefect_xai_video.settings import XaiVideoSettings, check_timeout
+from prefect_xai_video.synchronous import synchronous
+from prefect_xai_video.tasks import StartOptions, explained, open_generation
+from prefect_xai_video.ui.batch_artifacts import BatchArtifact, publish_pages
+from prefect_xai_video.ui.forms import (
+    AllowFailures,
+    BudgetUsd,
+    CredentialsBlock,
+    DeliveryWay,
+    DryRun,
+    InFlight,
+    KeepAtXai,
+    KeptColumns,
+    KeyTemplate,
+    ManifestPath,
+    PublicUrl,
+    RecoveryWay,
+    Regenerate,
+    ShardDeployment,
+    ShardOfRun,
+    ShardRows,
+    StorageBlock,
+    TimeoutSeconds,
+    UnknownOutcome,
+)
+
+__all__ = ["agenerate_videos", "amake_video", "asubmit_videos", "generate_videos", "make_video", "submit_videos"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+AT_A_TIME = 16
+"""Submissions of `submit_videos` at the same time: each is a connection of its own."""
+
+
+def _run_name() -> str:
+    manifest = runtime.parameters.get("manifest")
+    return name_run("videos of", "a list" if isinstance(manifest, GivenRows) else str(manifest).rpartition("/")[2])
+
+
+def _batch_flow(name: str) -> Callable[[Callable[P, R]], BatchFlow[P, R]]:
+    options = FLOW_OPTIONS | {"on_cancellation": [cancel_shards], "on_crashed": [say_how_to_continue]}
+    return lambda function: BatchFlow(function, name=name, flow_run_name=_run_name, **options)
+
+
+@_batch_flow("generate-videos")
+async def agenerate_videos(
+    manifest: ManifestPath,
+    key: KeyTemplate = None,
+    keep: KeptColumns = None,
+    in_flight: InFlight = 10,
+    budget_usd: BudgetUsd = None,
+    allow_failures: AllowFailures = False,
+    dry_run: DryRun = False,
+    storage: StorageBlock = None,
+    credentials: CredentialsBlock = None,
+    delivery: DeliveryWay = "download",
+    recovery: RecoveryWay = "none",
+    keep_at_xai: KeepAtXai = False,
+    public_url: PublicUrl = False,
+    timeout_seconds: TimeoutSeconds = None,
+    regenerate: Regenerate = False,
+    on_unknown: UnknownOutcome = "raise",
+    shard_rows: ShardRows = None,
+    shard_deployment: ShardDeployment = None,
+    shard: ShardOfRun = None,
+) -> BatchReport:
+    """Make the videos of a manifest within a budget, and store a report beside them.
+
+    A row whose video is stored costs nothing, so a batch can be run again at any time. A row that fails never stops
+    the others.
+
+    Args:
+        manifest: CSV, JSONL or Parquet file, local or s3://. Its columns are the options of a video (prompt,
+            image_url, duration, ...; lists as JSON) and key.
+        key: Template for the keys, such as products/{sku}-{digest}: names of columns, {digest} of the request, {slug}
+            of the prompt. Default: the column key, or else {manifest}/{slug}-{digest}.
+        keep: Columns of your own, such as sku and title: xAI never gets them, and the rows of the report carry them.
+            Any other column that is not an option is refused.
+        in_flight: Most videos that are rendered at the same time, up to 10,000.
+        budget_usd: Most that this run may pay, in USD. Default: no limit.
+        allow_failures: Whether the run counts as completed if some rows have no video. The report lists them.
+        dry_run: Check the manifest and estimate the cost. Nothing is sent.
+        storage: Bucket or directory for the videos, their receipts and the report. Default: a directory where the
+            flow runs, namely xai-video in Prefect's home unless configured otherwise.
+        credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
+        delivery: With "download", the flow downloads the videos and stores them. With "direct", xAI uploads them to
+            the bucket.
+        recovery: With "files", xAI also keeps each video in its Files API until it is stored. A video whose reply was
+            lost is found there, without paying again. Not with direct delivery.
+        keep_at_xai: Keep each video as a file in xAI's Files API, for ever or for so many seconds. Not with direct
+            delivery.
+        public_url: Give these files URLs that need no API key: everyone who has one can see the video.
+        timeout_seconds: Longest time to wait for one video; a later run continues waiting. Default: 1200 unless
+            configured otherwise.
+        regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
+        on_unknown: Applies to rows of which it is unknown whether xAI accepted an earlier submission. With
+            "resubmit", they are submitted again, which may pay twice. With "raise", they fail.
+        shard_rows: Split the manifest into shards of at most this many rows, each a run of its own, on as many
+            machines as there are workers. Default: all rows in this run.
+        shard_deployment: Deployment of this flow that runs the shards, as FLOW/NAME. Default: the deployment of this
+            run.
+        shard: Set by a run that has split its manifest; leave it empty.
+
+    Returns:
+        The report, which is also stored beside the videos.
+
+    Raises:
+        InvalidManifest: If anything in the manifest is not valid. Nothing was sent.
+        BatchFailed: If a row has no video and `allow_failures` is False; it carries the report.
+        XaiVideoError: See `prefect_xai_video.errors`.
+    """
+    if ended := await check_rescue():
+        return cast("BatchReport", ended)
+    chosen = BatchOptions(
+        key=key,
+        keep=keep,
+        in_flight=in_flight,
+        budget_usd=budget_usd,
+        allow_failures=allow_failures,
+        dry_run=dry_run,
+        delivery=delivery,
+        recovery=recovery,
+        keep_at_xai=keep_at_xai,
+        public_url=public_url,
+        regenerate=regenerate,
+        on_unknown=on_unknown,
+        shard_rows=shard_rows,
+        shard_deployment=shard_deployment,
+    )
+    of_shard, timeout = Shard.of(shard), check_timeout(timeout_seconds)
+    async with _batch(manifest, chosen, credentials, storage, of_shard) as batch:
+        if dry_run:
+            made = await batch.look()
+        elif shard_rows is not None and of_shard is None:
+            made = await batch.make_in_shards(credentials, storage, timeout_seconds)
+        else:
+            made = await batch.make(timeout)
+    if dry_run:
+        cost = f"the others would cost about {dollars(made.due_usd)}" if made.not_started else "nothing is left to do"
+        return _completed(made, f"{made.stored} of {made.count} videos are stored; {cost}. Nothing was sent.")
+    return _ended(made, made.is_complete or allow_failures)
+
+
+@_batch_flow("submit-videos")
+async def asubmit_videos(
+    manifest: ManifestPath,
+    key: KeyTemplate = None,
+    keep: KeptColumns = None,
+    budget_usd: BudgetUsd = None,
+    allow_failures: AllowFailures = False,
+    storage: StorageBlock = None,
+    credentials: CredentialsBlock = None,
+    delivery: DeliveryWay = "download",
+    recovery: RecoveryWay = "none",
+    keep_at_xai: KeepAtXai = False,
+    public_url: PublicUrl = False,
+    regenerate: Regenerate = False,
+    on_unknown: UnknownOutcome = "raise",
+) -> BatchReport:
+    """Submit the rows of a manifest and end, without waiting for the videos. `collect_videos` stores them later.
+
+    Args:
+        manifest: As for `generate_videos`.
+        key: As for `generate_videos`.
+        keep: As for `generate_videos`.
+        budget_usd: Most that this run may pay, in USD. Default: no limit.
+        allow_failures: Whether the run counts as completed if some rows could not be submitted.
+        storage: Bucket or directory for the videos, their receipts and the report. Default: a directory where the
+            flow runs, namely xai-video in Prefect's home unless configured otherwise.
+        credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
+        delivery: With "download", the collector downloads the videos. With "direct", xAI uploads them to the bucket.
+        recovery: As for `generate_videos`.
+        keep_at_xai: As for `generate_videos`.
+        public_url: As for `generate_videos`.
+        regenerate: As for `generate_videos`.
+        on_unknown: As for `generate_videos`.
+
+    Returns:
+        The report, which is also stored. Rows that were submitted are `open`.
+
+    Raises:
+        InvalidManifest: If anything in the manifest is not valid. Nothing was sent.
+        BatchFailed: If a row could not be submitted and `allow_failures` is False; it carries the report.
+        XaiVideoError: See `prefect_xai_video.errors`.
+    """
+    if ended := await check_rescue():
+        return cast("BatchReport", ended)
+    chosen = BatchOptions(
+        key=key,
+        keep=keep,
+        in_flight=AT_A_TIME,
+        budget_usd=budget_usd,
+        allow_failures=allow_failures,
+        delivery=delivery,
+        recovery=recovery,
+        keep_at_xai=keep_at_xai,
+        public_url=public_url,
+        regenerate=regenerate,
+        on_unknown=on_unknown,
+    )
+    async with _batch(manifest, chosen, credentials, storage) as batch:
+        made = await batch.make(None)
+    return _ended(made, made.stored + made.open == made.count or allow_failures)
+
+
+generate_videos = _batch_flow("generate-videos")(synchronous(agenerate_videos.fn))
+submit_videos = _batch_flow("submit-videos")(synchronous(asubmit_videos.fn))
+
+
+@asynccontextmanager
+async def _batch(
+    manifest: Any, chosen: BatchOptions, credentials: object, storage: object, shard: Shard | None = None
+) -> "AsyncIterator[_Batch]":
+    """Load the blocks and plan a batch, whose manifest stays open during the block."""
+    loaded, store = await load_blocks(credentials, storage)
+    source = manifest.rows if isinstance(manifest, GivenRows) else cast("Source", manifest)
+    readable = await readable_places([store.input_root])
+    validation = XaiVideoSettings.current().validation
+    with own_threads(THREADS), ExitStack() as stack:
+        async with explained(store):
+            as_file = chosen.shard_rows is not None and shard is None
+            opened = stack.enter_context(open_rows(source, store.s3_credentials, readable, as_file=as_file))
+            plan = await asyncio.to_thread(
+                plan_of,
+                opened,
+                chosen.key,
+                shard,
+                keep=chosen.kept_columns,
+                validation=validation,
+                readable=readable,
+            )
+            batch = _Batch(plan, store, loaded, chosen, shard)
+        yield batch
+
+
+def _ended(made: BatchReport, is_success: bool) -> BatchReport:
+    if not is_success:
+        place = f"is {made.uri}" if made.uri else "could not be stored"
+        raise BatchFailed(f"{made}. The report {place}.", made)
+    return _completed(made, str(made))
+
+
+class _Batch:
+    """One run of a plan: the engine, the tally, and what people see of it."""
+
+    def __init__(
+        self, plan: Plan, store: VideoStore, credentials: XaiCredentials, chosen: BatchOptions, shard: Shard | None
+    ) -> None:
+        self._plan, self._store, self._credentials, self._chosen = plan, store, credentials, chosen
+        self._budget = Budget(chosen.checked_budget)
+        if shard is None:
+            self._budget.check_covers(plan.cheapest_usd)
+        self._tally, self._is_shard = Tally.of(plan), shard is not None
+        if shard is not None:
+            self._tally.name = shard.report_name
+        self._artifact = BatchArtifact(self._tally.name)
+
+    async def look(self) -> BatchReport:
+        """Look up which videos are stored, and estimate the others. Nothing is sent, and no report is stored."""
+        async with open_generation(self._credentials, self._store) as generation:
+            for row in self._plan.rows():
+                receipt = await find(generation, row, self._plan.readable)
+                chosen = self._chosen
+                self._tally.add(estimated(row, receipt, regenerate=chosen.regenerate, on_unknown=chosen.on_unknown))
+        made = self._tally.report()
+        await self._artifact.publish(made)
+        return made
+
+    async def make(self, timeout: float | None) -> BatchReport:
+        """Make all videos, and store the report.
+
+        Args:
+            timeout: Longest wait for a video in seconds; None to submit the rows only.
+        """
+        pace = Pace()
+        async with open_generation(self._credentials, self._store, pace=pace) as opened:
+            times = RenderTimes(is_scarce=lambda: pace.rate is not None)
+            shared = replace(opened, on_status=lambda status: None, render_times=times)
+            run = BatchRun(
+                self._plan,
+                in_flight=self._chosen.in_flight,
+                find=lambda row: find(shared, row, self._plan.readable),
+                make=RowMaker(shared, self._options, timeout).make,
+                budget=self._budget,
+                limits=Limits(budget=XaiVideoSettings.current().budget),
+                on_step=self._step,
+                paid_before=await self._paid_before(),
+            )
+            async with self._artifact.running():
+                await run.run()
+        return await self._finished(run.stopped_by.message if run.stopped_by else None, is_changed=run.begun > 0)
+
+    async def make_in_shards(self, credentials: object, storage: object, timeout: float | None) -> BatchReport:
+        """Have runs of a deployment make all videos, and store the report.
+
+        Args:
+            credentials: The parameter of the run.
+            storage: The parameter of the run.
+            timeout: The parameter of the run, in seconds.
+        """
+        sharding = Sharding(self._chosen, credentials, storage, {"timeout_seconds": timeout, **self._options})
+        async with self._artifact.running():
+            stopped_by = await sharding.make(self._plan, self._store, self._tally, self._show)
+        return await self._finished(stopped_by)
+
+    async def _paid_before(self) -> dict[str, Decimal]:
+        """What earlier tries of this run have paid; nothing in a subflow, whose retries are new runs."""
+        if runtime.run_count <= 1 or runtime.id != outermost_run_id():
+            return {}
+        return await paid_before(self._plan, self._store, runtime.id)
+
+    async def _finished(self, stopped_by: str | None, *, is_changed: bool = True) -> BatchReport:
+        """Store and publish the report.
+
+        Args:
+            stopped_by: Why nothing more was submitted.
+            is_changed: Whether any row was begun. If not, the pages of the run that has stored the videos stay.
+        """
+        made = replace(self._tally.report(), stopped_by=stopped_by, run_id=runtime.id)
+        try:
+            made = replace(made, uri=await store_report(made, self._store))
+        except StorageError as error:
+            # The videos are paid for and stored, and the caller gets the report all the same.
+            get_run_logger().error("The report could not be stored: %s", error)
+        look = None
+        # A shard has rows of one batch, which shows them all.
+        if is_changed and not self._is_shard:
+            made, look = await publish_pages(made, self._store)
+        await self._artifact.publish(made, look)
+        return made
+
+    @property
+    def _options(self) -> StartOptions:
+        chosen = self._chosen
+        own: StartOptions = {"regenerate": chosen.regenerate, "on_unknown": chosen.on_unknown}
+        return cast("StartOptions", own | chosen.for_each)
+
+    def _step(self, step: Step) -> None:
+        if step.outcome is not None:
+            self._tally.add(step.outcome)
+        self._show(step.in_flight)
+
+    def _show(self, in_flight: int) -> None:
+        progress = Progress.of(self._tally, in_flight, self._budget.limit_usd)
+        self._artifact.progress = progress
+        report(progress)
+
+
+def _completed(made: BatchReport, message: str) -> BatchReport:
+    return cast("BatchReport", Completed(message=message, data=made))
