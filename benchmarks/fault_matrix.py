@@ -1,9 +1,9 @@
 """What each fault of the emulator costs: paid submissions a delivered video, and request ids that nobody knows.
 
 Every fault goes through the real flow, `agenerate_video` on a temporary Prefect server, twice with the same key;
-those of the POST once more with direct delivery to an S3 server; and, where gRPC has a counterpart, all through
-xai-sdk as its documentation has it, and through a plain Prefect task with two retries round xai-sdk. What stands in
-for xAI's gRPC service is in `xai_sdk_server.py`.
+those of the POST once more with direct delivery to an S3 server, and lost replies with recovery by files; and, where
+gRPC has a counterpart, all through xai-sdk as its documentation has it, and through a plain Prefect task with two
+retries round xai-sdk. What stands in for xAI's gRPC service is in `xai_sdk_server.py`.
 
     python benchmarks/fault_matrix.py [--only FAULT ...] [--without-sdk] [--small]
 
@@ -344,6 +344,18 @@ async def make_with_direct_delivery(bench: Bench, fault: str, prompt: str) -> Ma
     return Made(content, error, (str(error), receipt))
 
 
+async def make_with_recovery(bench: Bench, fault: str, prompt: str) -> Made:
+    """Run the same flow, with xAI keeping the video as a file until it is stored."""
+    from prefect.filesystems import LocalFileSystem
+
+    directory = bench.directory / "recovery"
+    key, store = key_of(fault), LocalFileSystem(basepath=directory)
+    error = await error_of_flow(bench, fault, prompt, key=key, storage=store, recovery="files")
+    receipts = directory.glob(f"{key}.json")
+    content = None if error else (directory / f"{key}.mp4").read_bytes()
+    return Made(content, error, (str(error), *(receipt.read_text() for receipt in receipts)))
+
+
 async def error_of_flow(bench: Bench, fault: str, prompt: str, **options: Any) -> Exception | None:
     from prefect_xai_video import XaiCredentials, agenerate_video
 
@@ -378,10 +390,11 @@ async def make_with_task(bench: Bench, fault: str, prompt: str) -> Made:
 WAYS: dict[str, Callable[[Bench, str, str], Awaitable[Made]]] = {
     "prefect-xai-video": make_with_plugin,
     "with direct delivery": make_with_direct_delivery,
+    "with recovery by files": make_with_recovery,
     "xai-sdk": make_with_sdk,
     "task round xai-sdk": make_with_task,
 }
-PLUGIN, DIRECT, SDK, TASK = WAYS
+PLUGIN, DIRECT, RECOVERY, SDK, TASK = WAYS
 
 
 def made_by(call: Callable[[], tuple[str, bytes]]) -> Made:
@@ -462,7 +475,7 @@ async def measure(fault: str, way: str, bench: Bench) -> Row:
     await asyncio.sleep(SETTLE_SECONDS)
     books = books_of(bench.emulator, title)
     again, paid_again = None, 0
-    if way in {PLUGIN, DIRECT}:
+    if way in {PLUGIN, DIRECT, RECOVERY}:
         again = (await WAYS[way](bench, fault, prompt)).outcome
         await asyncio.sleep(SETTLE_SECONDS)
         paid_again = books_of(bench.emulator, title).paid - books.paid
@@ -508,6 +521,8 @@ def applies(way: str, fault: str, bench: Bench) -> bool:
             return True
         case "with direct delivery":
             return fault.startswith("start-")
+        case "with recovery by files":
+            return fault.startswith("start-accepted-")
         case _:
             return bench.sdk_host is not None and fault not in REST_ONLY
 
@@ -545,6 +560,7 @@ def matrix(rows: Iterable[Row]) -> str:
     for row in rows:
         by_fault.setdefault(row.fault, {})[row.way] = row
     header = ["Fault", PLUGIN, "paid", "polls", "id in error", "same key again, paid", DIRECT, "paid"]
+    header += [RECOVERY, "paid", "again, paid"]
     with_sdk = any(SDK in ways for ways in by_fault.values())
     if with_sdk:
         header += [SDK, "paid", "lost", TASK, "paid", "lost"]
@@ -557,6 +573,8 @@ def line_of(fault: str, ways: dict[str, Row], with_sdk: bool) -> list[object]:
     line: list[object] = [fault, plugin.outcome, plugin.paid, plugin.polls, told]
     line += [f"{plugin.again}, {plugin.paid_again}"]
     line += ["-"] * 2 if direct is None else [direct.outcome, direct.paid]
+    found = ways.get(RECOVERY)
+    line += ["-"] * 3 if found is None else [found.outcome, found.paid, f"{found.again}, {found.paid_again}"]
     for way in (SDK, TASK) if with_sdk else ():
         row = ways.get(way)
         line += ["-"] * 3 if row is None else [row.outcome, row.paid, row.lost]
@@ -572,6 +590,7 @@ def summary(rows: list[Row]) -> str:
     directly = {row.fault for row in of_way[DIRECT]}
     others = [row for row in of_way[PLUGIN] if row.fault not in directly]
     groups[f"{PLUGIN}, all faults, POST faults {DIRECT}"] = of_way[DIRECT] + others
+    groups[f"{PLUGIN}, lost replies {RECOVERY}"] = of_way[RECOVERY]
     totals = [(name, totals_of(group)) for name, group in groups.items() if group]
     return table(["", *totals[0][1]], ([name, *numbers.values()] for name, numbers in totals))
 
@@ -624,7 +643,7 @@ def main() -> None:
         rows = asyncio.run(measure_all(options.only, bench))
     print(matrix(rows), summary(rows), again_of(rows), sep="\n\n")
     print(f"\nMeasured in {time.monotonic() - began:.0f} s.")
-    if broken := [row.fault for row in rows if row.way in {PLUGIN, DIRECT} and not row.keeps_promise]:
+    if broken := [row.fault for row in rows if row.way in {PLUGIN, DIRECT, RECOVERY} and not row.keeps_promise]:
         sys.exit(f"Paid again, or lost a request id: {', '.join(broken)}")
 
 

@@ -17,8 +17,8 @@ from servers import bucket, prints_its_url
 from size import is_small
 
 from prefect_xai_video import Receipt, TextRequest, VideoStatus, XaiVideoClient
-from prefect_xai_video.generation import Generation
-from prefect_xai_video.stores import open_store
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.orchestration.storage import open_store
 
 SIZE = 200 * 10**6
 SMALL_SIZE = 60 * 10**6
@@ -57,7 +57,7 @@ def resident(what: str) -> float:
 async def save(storage: S3Bucket | LocalFileSystem, url: str, key: str) -> None:
     """Store a video that is done, as the flow does it."""
     status = VideoStatus(request_id="id", state="done", url=url)
-    receipt = Receipt.claim(key, TextRequest(prompt="A cat")).submitted("id").answered(status)
+    receipt = Receipt.claim(key, TextRequest(prompt="A cat")).submitted("id").finished(status)
     async with XaiVideoClient("key", url.rpartition("/")[0]) as client:
         store = open_store(storage, Path.cwd())
         await store.create(receipt)

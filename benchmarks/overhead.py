@@ -37,8 +37,8 @@ def measure(base_url: str, directory: Path, rounds: int) -> None:
     from prefect.filesystems import LocalFileSystem
 
     from prefect_xai_video import XaiCredentials, XaiVideoSettings, agenerate_video, generate_video
-    from prefect_xai_video.polling import Look, next_wait
-    from prefect_xai_video.requests import build_request
+    from prefect_xai_video.api.options import build_request
+    from prefect_xai_video.engine.polling import Poll, next_wait
 
     credentials = XaiCredentials(api_key="any", base_url=base_url)
     storage = LocalFileSystem(basepath=directory / "videos")
@@ -47,13 +47,13 @@ def measure(base_url: str, directory: Path, rounds: int) -> None:
     async def bare() -> None:
         async with credentials.get_client() as client:
             request_id = await client.start(build_request("A cat", duration=1))
-            began, looks = time.monotonic(), []
+            began, polls = time.monotonic(), []
             while True:
-                await asyncio.sleep(next_wait(schedule, looks, time.monotonic() - began))
+                await asyncio.sleep(next_wait(schedule, polls, time.monotonic() - began))
                 status = await client.get(request_id)
                 if status.state == "done":
                     break
-                looks.append(Look(time.monotonic() - began, status.progress))
+                polls.append(Poll(time.monotonic() - began, status.progress))
             await client.download(status.url.get_secret_value(), directory / "bare.mp4")
 
     @flow

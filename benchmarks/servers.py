@@ -1,9 +1,11 @@
 """Servers that benchmarks measure against, each in a process of its own that ends with its block."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from prefect_aws import S3Bucket
 
 START_SECONDS = 120
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
 SCHEDULE = {"FIRST_POLL_SECONDS": "0.5", "POLL_MIN_SECONDS": "0.2", "POLL_MAX_SECONDS": "0.5"}
 
 
@@ -45,9 +48,9 @@ def prints_its_url(*command: str | Path) -> Iterator[str]:
 
 
 @contextmanager
-def emulator() -> Iterator[str]:
-    """The emulator, with renders of a second; gives its base URL."""
-    with prints_its_url("-m", "prefect_xai_video.emulator", "--render-seconds", "1") as base_url:
+def emulator(*options: str) -> Iterator[str]:
+    """The emulator, by default with renders of a second; gives its base URL."""
+    with prints_its_url("-m", "prefect_xai_video.emulator", *(options or ("--render-seconds", "1"))) as base_url:
         yield base_url
 
 
@@ -73,10 +76,37 @@ def bucket() -> "Iterator[S3Bucket]":
         yield S3Bucket(bucket_name="videos", credentials=credentials)
 
 
+def has_postgres() -> bool:
+    """Whether this machine can start a PostgreSQL server of its own."""
+    return POSTGRES.is_dir() and os.geteuid() == 0
+
+
 @contextmanager
-def prefect_server(home: Path) -> Iterator[None]:
-    """A Prefect server that this process and those that it starts use."""
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server with an empty database; gives the URL for Prefect. Needs root, for the user postgres."""
+    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
+        shutil.chown(directory, "postgres")
+        data, port = f"{directory}/data", free_port()
+        as_postgres("initdb", "-D", data, "-A", "trust", "--no-sync")
+        options = f"-p {port} -h 127.0.0.1 -k {directory} -c fsync=off -c max_connections=200"
+        as_postgres("pg_ctl", "-D", data, "-w", "-l", f"{directory}/log", "-o", options, "start")
+        try:
+            yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            as_postgres("pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+def as_postgres(program: str, *arguments: str) -> None:
+    """Run a program of PostgreSQL as the user postgres."""
+    command = ["runuser", "-u", "postgres", "--", str(POSTGRES / program), *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+
+
+@contextmanager
+def prefect_server(home: Path, database_url: str | None = None) -> Iterator[None]:
+    """A Prefect server that this process and those that it starts use; on SQLite without a database URL."""
     port = free_port()
+    os.environ |= {"PREFECT_API_DATABASE_CONNECTION_URL": database_url} if database_url else {}
     os.environ |= {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",

@@ -1,6 +1,6 @@
 """From "Submit" in the form to the paid POST at a warm process worker, beside what empty flows need.
 
-A Prefect server is set up by `deployments/set_up.py`, with its blocks and limits; a process worker runs what is
+A Prefect server is set up by `xai-video setup`, with its blocks and limits; a process worker runs what is
 submitted, and the emulator notes when it is called. `generate-video` and empty flows, which only call it, run in
 turns, with each kind of storage; the medians are compared. One of the empty flows has a key in a block: for the first
 block of a process, Prefect imports all its integrations that are installed. What is wanted is at most 1.5 s more than
@@ -49,11 +49,11 @@ def worker():
 
 async def deploy(base_url: str) -> None:
     """Set the server up, and deploy the empty flows in the same way."""
-    command = [sys.executable, HERE.parent / "deployments" / "set_up.py", "--pool", "process"]
+    command = [sys.executable, "-m", "prefect_xai_video", "setup", "--pool", "process"]
     environment = os.environ | {"XAI_API_KEY": "any", "XAI_BASE_URL": base_url}
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
     async with get_client() as client:
-        job = (await client.read_deployment_by_name("generate-video/process")).job_variables
+        job = (await client.read_deployment_by_name("generate-video/make-a-video")).job_variables
     for its_flow in (empty, empty_with_key):
         deployment = RunnerDeployment.from_flow(
             its_flow, "measured", work_pool_name=POOL, entrypoint_type=EntrypointType.MODULE_PATH, job_variables=job
@@ -81,7 +81,7 @@ async def saved(block: Block) -> dict:
 async def measure(emulator: Emulator, home: str, s3: S3Bucket, small: bool) -> None:
     await deploy(emulator.base_url)
     video = {"prompt": "A cat", "duration": 1}
-    generate, directory = "generate-video/process", LocalFileSystem(basepath=f"{home}/videos")
+    generate, directory = "generate-video/make-a-video", LocalFileSystem(basepath=f"{home}/videos")
     sides = {
         "empty flow": ("empty/measured", {"url": emulator.base_url}),
         "with a block": (
