@@ -1,4 +1,6 @@
-"""Create the virtual environment `.venv` here, and install the package into it: `python3 install.py [EXTRA]`.
+"""Create the virtual environment `.venv` here, and install the package: `python3 install.py [EXTRAS [GROUPS]]`.
+
+EXTRAS of the package and dependency GROUPS of pyproject.toml are separated by commas, as in `install.py test dev`.
 
 pip alone would do, but some versions of it search for many minutes when the Python version is too old, and pip shows
 either hundreds of lines or nothing. Must run on any Python 3, to report one that is too old.
@@ -13,6 +15,7 @@ from pathlib import Path
 NEEDED = (3, 11)
 PACKAGES_A_LINE = 25
 LINES_ON_FAILURE = 30
+NEWER_PIP = "pip>=25.1"  # the first that knows groups
 ROOT = Path(__file__).resolve().parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
@@ -23,7 +26,8 @@ def main():
         sys.exit(f"Python 3.11 or newer is needed, but {sys.executable} is {sys.version.split()[0]}.")
     began = time.monotonic()
     create_environment()
-    install(",".join(sys.argv[1:]))
+    extras, groups = [*sys.argv[1:3], "", ""][:2]
+    install(extras, groups.split(",") if groups else [])
     print(f"Installed in {time.monotonic() - began:.0f} s.", flush=True)
 
 
@@ -37,13 +41,17 @@ def create_environment():
         sys.exit("The virtual environment could not be created.")
 
 
-def install(extras):
-    """Install the package with these extras, and report every few packages."""
+def install(extras, groups):
+    """Install the package with these extras and groups, and report every few packages."""
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    what = f"{ROOT}[{extras}]" if extras else str(ROOT)
+    what = ["-e", f"{ROOT}[{extras}]" if extras else str(ROOT)]
+    for group in groups:
+        what += ["--group", f"{ROOT / 'pyproject.toml'}:{group}"]
+    if groups and subprocess.call([*command, "--quiet", NEWER_PIP]) != 0:
+        sys.exit("pip could not be updated.")
     collected, said = 0, deque(maxlen=LINES_ON_FAILURE)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "universal_newlines": True}
-    with subprocess.Popen([*command, "-e", what], **options) as pip:
+    with subprocess.Popen([*command, *what], **options) as pip:
         for line in pip.stdout:
             said.append(line)
             if line.startswith("Collecting "):

@@ -1,7 +1,7 @@
-"""A deployment made in Python instead of prefect.yaml: `python deployments/deploy.py xai-video-docker`.
+"""Deploy from Python instead of prefect.yaml: `python deployments/deploy.py xai-video-docker`.
 
-The work pool and the blocks must be there; `deployments/set_up.py` creates them. Block placeholders in job variables
-are safe here: unlike `prefect deploy`, Python stores them as they are, and the worker resolves them.
+The work pool and the blocks must exist; `xai-video setup` creates them. Block placeholders in job variables are safe
+here: unlike `prefect deploy`, Python stores them unresolved, and the worker resolves them.
 """
 
 import sys
@@ -11,12 +11,11 @@ from prefect.flows import EntrypointType
 from prefect.schedules import Cron
 from prefect_aws import S3Bucket
 
-from prefect_xai_video import XaiCredentials
-from prefect_xai_video.flows import agenerate_video
+from prefect_xai_video import XaiCredentials, agenerate_video
 
 
 def main() -> None:
-    """Deploy to the work pool that the command line names."""
+    """Deploy to the work pool named on the command line."""
     agenerate_video.deploy(
         name="from-python",
         work_pool_name=sys.argv[1],
@@ -26,8 +25,8 @@ def main() -> None:
         entrypoint_type=EntrypointType.MODULE_PATH,
         version="0.1.0",
         tags=["xai-video"],
-        description="Makes one video with xAI and stores it in the bucket.",
-        # Saved blocks are stored as references.
+        description="Generates one video with xAI and stores it in the bucket.",
+        # Prefect stores saved blocks as references.
         parameters={"credentials": XaiCredentials.load("xai"), "storage": S3Bucket.load("xai-videos")},
         schedule=Cron(
             "0 7 * * *",

@@ -1,18 +1,17 @@
 """Serve the flows from this process, without a work pool or a worker: `python deployments/serve.py`.
 
-The block `xai-credentials/xai` must be there; `deployments/set_up.py` creates it.
+The block `xai-credentials/xai` must exist; `xai-video setup` creates it.
 """
 
 from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.flows import EntrypointType
 
-from prefect_xai_video import XaiCredentials
-from prefect_xai_video.flows import acollect_video, agenerate_video
+from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
 
 
 def main() -> None:
-    """Serve until it is stopped."""
+    """Serve the flows until the process is stopped."""
     options = {
         "name": "served",
         "tags": ["xai-video"],

@@ -1,4 +1,4 @@
-"""Generate a video, edit it, and publish both together: `python flows/generate_then_edit.py` offers it in the UI."""
+"""Generate a video, edit it, and publish both: `python flows/generate_then_edit.py` serves it to the Prefect UI."""
 
 from typing import Annotated, Literal
 
@@ -7,36 +7,45 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.filesystems import LocalFileSystem
 from pydantic import Field
 
-from prefect_xai_video import Video, XaiVideoSettings, agenerate_video
-from prefect_xai_video.capabilities import AspectRatio, dollars
-from prefect_xai_video.forms import CredentialsBlock, Prompt, StorageBlock, drawn
+from prefect_xai_video import (
+    AspectRatio,
+    CredentialsBlock,
+    Prompt,
+    StorageBlock,
+    Video,
+    XaiVideoSettings,
+    agenerate_video,
+    dollars,
+    form_input,
+)
 
-Seconds = Annotated[int, Field(ge=1, le=8), drawn("Duration")]
-"""An edit takes at most 8.7 s of video, so what is going to be edited must not be longer."""
+Seconds = Annotated[int, Field(ge=1, le=8), form_input("Duration")]
+"""An edit accepts at most 8.7 s of video, so the original must not be longer."""
 
 
 @flow(name="generate-then-edit", flow_run_name="generate and edit {name}", persist_result=False)
 async def generate_then_edit(
     prompt: Prompt,
-    edit_prompt: Annotated[str, drawn("Prompt of the edit")],
-    name: Annotated[str, drawn("Name of both")],
+    edit_prompt: Annotated[str, form_input("Prompt of the edit")],
+    name: Annotated[str, form_input("Name of both videos")],
     duration: Seconds = 6,
-    aspect_ratio: Annotated[AspectRatio, drawn("Aspect ratio")] = "16:9",
-    resolution: Annotated[Literal["480p", "720p"], drawn("Resolution")] = "480p",
+    aspect_ratio: Annotated[AspectRatio, form_input("Aspect ratio")] = "16:9",
+    resolution: Annotated[Literal["480p", "720p"], form_input("Resolution")] = "480p",
     storage: StorageBlock = None,
     credentials: CredentialsBlock = None,
 ) -> list[Video]:
-    """Make a video, have it edited, and publish both in one index.
+    """Generate a video, edit it, and publish both in one index.
 
     Args:
-        prompt: What should be seen.
-        edit_prompt: What the edit should change.
-        name: Folder for both in the storage. With the same name nothing is paid for twice.
-        duration: Seconds, 1-8: an edit takes at most 8.7.
+        prompt: Description of the video.
+        edit_prompt: Description of the change that the edit makes.
+        name: Folder for both videos in the storage. With the same name, nothing is paid for twice.
+        duration: Length in seconds, 1-8, since an edit accepts at most 8.7 seconds.
         aspect_ratio: Shape of the picture.
-        resolution: Of both videos.
-        storage: Where the videos and the index go. Default: the directory of the setting HOME.
-        credentials: The xAI API key. Default: XAI_API_KEY of the environment.
+        resolution: Resolution of both videos.
+        storage: Bucket or directory for the videos and the index. Default: a directory where the flow runs, namely
+            xai-video in Prefect's home unless configured otherwise.
+        credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
     """
     storage = storage or LocalFileSystem(basepath=XaiVideoSettings.current().home)
     original = await agenerate_video(
@@ -53,7 +62,7 @@ async def generate_then_edit(
     )
     if [original.key, edited.key] != [f"{name}/original", f"{name}/edited"]:
         raise RuntimeError(f"Prefect returned the results of other calls: {original.key} and {edited.key}.")
-    # Only now: whoever finds the index finds both videos.
+    # The index is written last, so everyone who finds it also finds both videos.
     index = index_of(name, {"original": original, "edited": edited})
     await storage.awrite_path(f"{name}/index.md", index.encode())
     await acreate_markdown_artifact(index, key="published", description=f"{name}, original and edited")
@@ -61,10 +70,10 @@ async def generate_then_edit(
 
 
 def index_of(name: str, videos: dict[str, Video]) -> str:
-    """The index, in Markdown: it lies beside the videos, and is what the Prefect UI shows."""
+    """Write the index in Markdown. It is stored next to the videos and shown in the Prefect UI."""
     lines = [f"# {name}", "", "| | video | seconds | cost |", "|---|---|---|---|"]
     for title, video in videos.items():
-        cost = "not told" if video.cost_usd is None else dollars(video.cost_usd)
+        cost = "unknown" if video.cost_usd is None else dollars(video.cost_usd)
         lines.append(f"| {title} | {video.uri} | {video.duration} | {cost} |")
     return "\n".join([*lines, ""])
 
