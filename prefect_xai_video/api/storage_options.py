@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _PREFIX = "prefect-xai-video-"
-_NAME = re.compile(rf"{_PREFIX}(?:[0-9a-f]{{32}}\.mp4|input-[0-9a-f]{{64}}\.[a-z0-9]{{3,5}})")
+_VIDEO = re.compile(rf"{_PREFIX}([0-9a-f]{{32}})\.mp4")
+_INPUT = re.compile(rf"{_PREFIX}input-([0-9a-f]{{64}})\.[a-z0-9]{{3,5}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,18 @@ def input_name(digest: str, extension: str) -> str:
     return f"{_PREFIX}input-{digest}.{extension}"
 
 
+def claim_of(name: str) -> str | None:
+    """Return the claim whose video a file is, by its name; None for any other file."""
+    match = _VIDEO.fullmatch(name)
+    return match[1] if match else None
+
+
+def digest_of(name: str) -> str | None:
+    """Return the digest of the uploaded input that a file is, by its name; None for any other file."""
+    match = _INPUT.fullmatch(name)
+    return match[1] if match else None
+
+
 def is_own_name(name: str) -> bool:
     """Whether a file has a name that this package gives to videos and inputs."""
-    return _NAME.fullmatch(name) is not None
+    return claim_of(name) is not None or digest_of(name) is not None

@@ -338,8 +338,8 @@ app.command(
 app.command(
     "prefect_xai_video.cli.files:files",
     name="files",
-    help="List the videos and inputs that this package has left in xAI's Files API, or delete them there.",
-    help_epilogue=examples("files", "files --delete --older-than-hours 48"),
+    help="List what this package has left in xAI's Files API, and delete what nobody needs.",
+    help_epilogue=examples("files", "files --delete --storage s3://my-videos", "files --delete file_0a1b2c"),
 )
 
 

@@ -8,5 +8,6 @@ Flag = Annotated[bool, Parameter(negative="")]
 Spread = Parameter(name="*")
 Repeated = Annotated[tuple[str, ...], Parameter(negative="")]
 Place = Annotated[str, Parameter(name=["--storage", "--directory"])]
+OptionalPlace = Annotated[str | None, Parameter(name=["--storage", "--directory"])]
 Keep = Annotated[list[str] | None, Parameter(negative="")]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
