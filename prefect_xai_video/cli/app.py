@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from prefect_xai_video import __version__
 from prefect_xai_video.api.options import PlainOptions
-from prefect_xai_video.cli.parameters import Flag, Json, Keep, Place, Repeated, Spread
+from prefect_xai_video.cli.parameters import Flag, Json, Keep, Place, Repeated, Spread, converted
 from prefect_xai_video.cli.wording import with_options
 from prefect_xai_video.engine.attempts import ReceiptState
 from prefect_xai_video.engine.options import DeliveryOptions, KeyOptions, OnUnknown, TriggerOptions
@@ -31,6 +31,7 @@ app = App(
     help_epilogue=EXIT_CODES,
     help_format="markdown",
     suppress_keyboard_interrupt=False,
+    default_parameter=Parameter(converter=converted),
 )
 
 

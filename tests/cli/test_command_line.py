@@ -11,7 +11,9 @@ import pytest
 
 import prefect_xai_video
 from prefect_xai_video.api.options import LISTS, build_request
+from prefect_xai_video.cli import batches, videos
 from prefect_xai_video.cli.app import run
+from prefect_xai_video.engine.handover import Handover, delivery_of
 from prefect_xai_video.engine.next_steps import NOT_FOUND_STEP
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores.bucket import S3Store
@@ -198,6 +200,7 @@ def test_the_help_of_generate_has_all_options_of_a_video(xai_video):
     [
         ([], "requires an argument"),
         (["A cat", "--duration", "six"], "--duration"),
+        (["A cat", "--duration", "6.5"], '--duration: unable to convert "6.5" into int'),
         (["A cat", "--duration", "20"], "duration: 20 is not allowed"),
         (["A cat", "--aspect-ratio", "2:1"], "aspect_ratio: '2:1' is not allowed"),
         (["A cat", "--key", "cats/../cat"], "key: 'cats/../cat' is not allowed"),
@@ -207,10 +210,44 @@ def test_the_help_of_generate_has_all_options_of_a_video(xai_video):
         (["A cat", "--image-url", __file__], "allowed: a PNG, JPEG or WebP image"),
         (["A cat", "--video-url", __file__], "allowed: an MP4 video"),
         (["A cat", "--durations", "2"], "--durations"),
+        (["A cat", "--recovery", "file"], 'Invalid value "file" for --recovery. Choose from: "none", "files"'),
+        (["A cat", "--recovery", "files", "--delivery", "direct"], "recovery: 'files' with direct delivery is not"),
+        (["A cat", "--keep-at-xai", "1"], "keep_at_xai: 1 is not allowed; allowed: true, false or a whole number of"),
+        (["A cat", "--keep-at-xai", "0"], "keep_at_xai: 0 is not allowed"),
+        (["A cat", "--keep-at-xai", "7200.5"], '--keep-at-xai: unable to convert "7200.5" into int'),
+        (["A cat", "--keep-at-xai", "2592001"], "whole number of seconds, 3600-2592000"),
+        (["A cat", "--public-url"], "public_url: true without keep_at_xai is not allowed"),
+        (["A cat", "--keep-at-xai", "--public-url", "7200"], "7200"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_one_sentence_before_anything_begins(refused, arguments, text):
     assert text in refused(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stored"),
+    [
+        ("", None),
+        ("--recovery none", None),
+        ("--recovery files", {"expires_after": 2592000}),
+        ("--keep-at-xai", {}),
+        ("--keep-at-xai true", {}),
+        ("--no-keep-at-xai", None),
+        ("--keep-at-xai 7200", {"expires_after": 7200}),
+        ("--keep-at-xai=7200 --public-url", {"expires_after": 7200, "public_url": True}),
+        ("--keep-at-xai --public-url --recovery files", {"public_url": True}),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "batch", "submit"])
+def test_what_xai_keeps_is_read_as_it_is_typed(xai_video, monkeypatch, command, arguments, stored):
+    given = {}
+    monkeypatch.setattr(videos, "generate", lambda *_, delivery, **__: given.update(delivery))
+    for name in ("batch", "submit"):
+        monkeypatch.setattr(batches, name, lambda _, options, *__, **___: given.update(delivery_of(options)))
+    assert xai_video(command, "A cat", *arguments.split()) == ("", "", 0)
+    file = Handover(**given).file("0" * 32)
+    name = {"filename": f"prefect-xai-video-{'0' * 32}.mp4"}
+    assert (file and file.options.body()) == (None if stored is None else name | stored)
 
 
 def test_a_directory_that_cannot_be_made_is_one_sentence_before_anything_begins(refused):
