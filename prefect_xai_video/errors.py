@@ -28,9 +28,10 @@ and `transient` (may the same call succeed later without any change?). Calling a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from prefect_xai_video.money import dollars
@@ -145,6 +146,22 @@ def not_allowed(field: str, what: str, allowed: str, hint: str = "") -> InvalidR
         hint: How to fix it, as a sentence.
     """
     return InvalidRequest(f"{field}: {what} is not allowed; allowed: {allowed}. {hint}".rstrip())
+
+
+def no_such(kind: str, name: str, allowed: Iterable[str], value: str = "") -> InvalidRequest:
+    """Build the error for an unknown name, such as that of a misspelt option, in the same words everywhere.
+
+    Args:
+        kind: What it would be the name of, such as "option".
+        name: The name, with its path as in `keyframes[0].timestmp`.
+        allowed: The names that exist.
+        value: Its value as formatted by `shown`, if it may be quoted.
+    """
+    names = list(allowed)
+    given = f" (value: {value})" if value else ""
+    nearest = get_close_matches(name.rpartition(".")[2], names, n=1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    return InvalidRequest(f"{name}: there is no such {kind}{given}; allowed: {', '.join(names)}.{hint}")
 
 
 _USER = re.compile(r"(?<=://)[^\s'\"<>/?#]*@")

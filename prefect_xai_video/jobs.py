@@ -26,7 +26,7 @@ from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stills import check_stills
 from prefect_xai_video.engine.stores import VideoStore, missing_video_error
 from prefect_xai_video.engine.videos import Video
-from prefect_xai_video.errors import InvalidRequest, StorageError, not_allowed
+from prefect_xai_video.errors import StorageError, no_such, not_allowed
 from prefect_xai_video.orchestration.storage import open_store
 from prefect_xai_video.settings import XaiVideoSettings, check_timeout
 from prefect_xai_video.synchronous import synchronous
@@ -144,9 +144,7 @@ class XaiVideoGenerator(ClipOptions, JobBlock[Video]):
         """
         for name in self.model_extra or {}:
             if name != "block_type_slug" and not name.startswith("_"):
-                raise InvalidRequest(
-                    f"{name}: there is no such field; allowed: {', '.join(type(self).model_fields)}."
-                )
+                raise no_such("field", name, type(self).model_fields)
         Handover(**self._delivery)
         request = build_request("any", **self._defaults())
         check_limits(request, XaiVideoSettings.current().validation)

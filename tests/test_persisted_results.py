@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 ROWS = ["cat", "dog", "bird"]
 
 
-TASKS = [each for each in map(vars(prefect_xai_video).get, prefect_xai_video.__all__) if isinstance(each, Task)]
+PUBLIC = [getattr(prefect_xai_video, name) for name in prefect_xai_video.__all__]
+TASKS = [each for each in PUBLIC if isinstance(each, Task)]
 
 
 @pytest.fixture

@@ -3,25 +3,30 @@
 import base64
 import io
 import json
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from prefect_xai_video import Keyframe, Voice, XaiVideoGenerator, agenerate_video, start_video
 from prefect_xai_video.api.options import LISTS, VideoOptions, build_request
+from prefect_xai_video.api.storage_options import is_own_name
 from prefect_xai_video.batch.manifest import open_manifest
 from prefect_xai_video.batch.plan import make_plan
 from prefect_xai_video.cli import videos
 from prefect_xai_video.cli.app import app
-from prefect_xai_video.errors import InvalidRequest
+from prefect_xai_video.errors import AccessDenied, InvalidRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 CLASSIC, NEWEST = "grok-imagine-video", "grok-imagine-video-1.5"
 GENERATIONS, EDITS, EXTENSIONS = (f"/v1/videos/{kind}" for kind in ("generations", "edits", "extensions"))
-CAT, DOG, CLIP = (f"https://example.com/{name}" for name in ("cat.png", "dog.png", "cat.mp4"))
+CAT, DOG, CLIP, VOICE = (f"https://example.com/{name}" for name in ("cat.png", "dog.png", "cat.mp4", "eve.mp3"))
+FILE, KEPT = "xai-file:file_1", {"file_id": "file_1"}
 FIRST, LAST, MIDDLE = {"url": CAT}, {"url": DOG}, {"image": {"url": DOG}, "timestamp_s": 2.5}
 
 CASES = [
@@ -32,8 +37,9 @@ CASES = [
     ({"model": NEWEST}, GENERATIONS, {"model": NEWEST}),
     ({"user": "u-1"}, GENERATIONS, {"user": "u-1"}),
     ({"image_url": CAT}, GENERATIONS, {"image": FIRST}),
-    ({"image_url": "xai-file:file_1"}, GENERATIONS, {"image": {"file_id": "file_1"}}),
+    ({"image_url": FILE}, GENERATIONS, {"image": KEPT}),
     ({"last_frame_url": DOG, "model": NEWEST}, GENERATIONS, {"last_frame": LAST, "model": NEWEST}),
+    ({"last_frame_url": FILE, "model": NEWEST}, GENERATIONS, {"last_frame": KEPT, "model": NEWEST}),
     (
         {"keyframes": [{"image_url": DOG, "timestamp": 2.5}], "model": NEWEST},
         GENERATIONS,
@@ -44,15 +50,32 @@ CASES = [
         GENERATIONS,
         {"image": FIRST, "last_frame": LAST, "keyframes": [MIDDLE], "model": NEWEST},
     ),
+    (
+        {"keyframes": [{"image_url": FILE, "timestamp": 2.5}, {"image_url": DOG, "timestamp": 3}], "model": NEWEST},
+        GENERATIONS,
+        {"keyframes": [{"image": KEPT, "timestamp_s": 2.5}, MIDDLE | {"timestamp_s": 3}], "model": NEWEST},
+    ),
     ({"reference_image_urls": [CAT, DOG]}, GENERATIONS, {"reference_images": [FIRST, LAST]}),
+    ({"reference_image_urls": [CAT, FILE]}, GENERATIONS, {"reference_images": [FIRST, KEPT]}),
     (
         {"reference_audios": [{"voice_id": "Eve"}], "model": NEWEST},
         GENERATIONS,
         {"reference_audios": [{"voice_id": "eve"}], "model": NEWEST},
     ),
+    (
+        {"reference_audios": [{"url": VOICE}, {"voice_id": "eve"}], "model": NEWEST},
+        GENERATIONS,
+        {"reference_audios": [{"url": VOICE}, {"voice_id": "eve"}], "model": NEWEST},
+    ),
+    (
+        {"reference_audios": [VOICE, "Eve"], "model": NEWEST},
+        GENERATIONS,
+        {"reference_audios": [{"url": VOICE}, {"voice_id": "eve"}], "model": NEWEST},
+    ),
     ({"video_url": CLIP}, EDITS, {"video": {"url": CLIP}}),
-    ({"video_url": "xai-file:file_1"}, EDITS, {"video": {"file_id": "file_1"}}),
+    ({"video_url": FILE}, EDITS, {"video": KEPT}),
     ({"extend_video_url": CLIP}, EXTENSIONS, {"video": {"url": CLIP}}),
+    ({"extend_video_url": FILE}, EXTENSIONS, {"video": KEPT}),
     ({"extend_video_url": CLIP, "duration": 4}, EXTENSIONS, {"video": {"url": CLIP}, "duration": 4}),
 ]
 BODIES = pytest.mark.parametrize(
@@ -66,13 +89,20 @@ def received(emulator) -> tuple[str, dict]:
     return last["path"], last["body"]
 
 
+def refused_after_all(options):
+    """Expect the refusal of a voice that has a URL, which is for trusted partners only."""
+    has_clip = any("https://" in str(voice) for voice in options.get("reference_audios", ()))
+    return pytest.raises(AccessDenied, match="trusted partners") if has_clip else nullcontext()
+
+
 def test_every_option_of_a_video_has_a_case():
     assert {name for options, *_ in CASES for name in options} == set(VideoOptions.__annotations__)
 
 
 @BODIES
 def test_an_option_reaches_the_wire(emulator, directory, xai, options, path, body):
-    start_video("A cat", **options, storage=directory, credentials=xai)
+    with refused_after_all(options):
+        start_video("A cat", **options, storage=directory, credentials=xai)
     assert received(emulator) == (path, {"model": CLASSIC, "prompt": "A cat"} | body)
 
 
@@ -97,7 +127,8 @@ def typed(options: dict) -> list[str]:
             texts = [each if isinstance(each, str) else f"{each['timestamp']}={each['image_url']}" for each in value]
             arguments += [part for text in texts for part in ("--keyframe", text)]
         elif name == "reference_audios":
-            arguments += [part for each in value for part in ("--reference-audio", each["voice_id"])]
+            texts = [each if isinstance(each, str) else each.get("url") or each["voice_id"] for each in value]
+            arguments += [part for text in texts for part in ("--reference-audio", text)]
         elif name == "reference_image_urls":
             arguments += [part for each in value for part in ("--reference-image-url", each)]
         else:
@@ -116,8 +147,90 @@ def test_a_command_makes_the_same_request(monkeypatch, options, path, body):
 
 @BODIES
 def test_a_saved_generator_makes_the_same_request(emulator, directory, xai, options, path, body):
-    XaiVideoGenerator(storage=directory, credentials=xai).trigger("A cat", **options)
+    with refused_after_all(options):
+        XaiVideoGenerator(storage=directory, credentials=xai).trigger("A cat", **options)
     assert received(emulator) == (path, {"model": CLASSIC, "prompt": "A cat"} | body)
+
+
+SENT_BY_A_FORM = {
+    "generate_audio": True,
+    "model": CLASSIC,
+    "delivery": "download",
+    "recovery": "none",
+    "keep_at_xai": False,
+    "public_url": False,
+    "stills": False,
+    "regenerate": False,
+    "on_unknown": "raise",
+}
+"""What a form sends although nobody has touched it."""
+
+
+async def run_of_a_form(directory, xai, **filled_in):
+    """Make a run of a deployment as its form does, and execute it."""
+    deployment = await (await agenerate_video.ato_deployment("form")).aapply()
+    given = {"prompt": "A cat", **SENT_BY_A_FORM, **filled_in}
+    async with get_client() as prefect:
+        run = await prefect.create_flow_run_from_deployment(deployment, parameters=given)
+    blocks = {"storage": directory, "credentials": xai}
+    return await run_flow(agenerate_video, flow_run=run, parameters=run.parameters | blocks, return_type="state")
+
+
+def entries(options):
+    """Write lists as a form does, whose entries are objects."""
+    keyframes = [Keyframe.model_validate(each).model_dump() for each in options.get("keyframes", ())]
+    voices = [
+        Voice.model_validate(each).model_dump(exclude_none=True) for each in options.get("reference_audios", ())
+    ]
+    lists = {"keyframes": keyframes, "reference_audios": voices}
+    return options | {name: given for name, given in lists.items() if given}
+
+
+@BODIES
+async def test_a_form_makes_the_same_request(emulator, directory, xai, options, path, body):
+    await run_of_a_form(directory, xai, timeout_seconds=0.2, **entries(options))
+    sound = {"generate_audio": True} if path == GENERATIONS else {}
+    assert received(emulator) == (path, {"model": CLASSIC, "prompt": "A cat"} | sound | body)
+
+
+async def test_a_misspelt_option_in_a_form_is_one_clear_error_before_anything_is_sent(directory, xai, submissions):
+    state = await run_of_a_form(directory, xai, durations=6)
+    assert state.is_failed()
+    assert "durations: there is no such parameter; allowed: prompt, image_url" in state.message
+    assert state.message.endswith("Did you mean duration?")
+    assert submissions() == 0
+
+
+KEEPING = pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"recovery": "files"}, {"expires_after": 2592000}),
+        ({"keep_at_xai": True}, {}),
+        ({"keep_at_xai": True, "public_url": True}, {"public_url": True}),
+        ({"keep_at_xai": 7200, "public_url": True}, {"expires_after": 7200, "public_url": True}),
+    ],
+)
+
+
+def storage_options(emulator):
+    sent = dict(received(emulator)[1]["storage_options"])
+    assert is_own_name(sent.pop("filename"))
+    return sent
+
+
+@KEEPING
+def test_what_xai_keeps_reaches_the_wire(emulator, directory, xai, options, stored):
+    start_video("A cat", **options, storage=directory, credentials=xai)
+    assert storage_options(emulator) == stored
+    XaiVideoGenerator(storage=directory, credentials=xai, **options).trigger("A dog")
+    assert received(emulator)[1]["prompt"] == "A dog"
+    assert storage_options(emulator) == stored
+
+
+@KEEPING
+async def test_what_xai_keeps_reaches_the_wire_from_a_form(emulator, directory, xai, options, stored):
+    await run_of_a_form(directory, xai, timeout_seconds=0.2, **options)
+    assert storage_options(emulator) == stored
 
 
 async def test_saved_defaults_of_a_new_clip_do_not_apply_to_an_extension(emulator, directory, xai):

@@ -17,7 +17,7 @@ from prefect_xai_video.api.requests import (
     VideoRequest,
 )
 from prefect_xai_video.api.sources import Keyframe, Voice
-from prefect_xai_video.errors import InvalidRequest, not_allowed, shown
+from prefect_xai_video.errors import InvalidRequest, no_such, not_allowed, shown
 
 
 class PlainOptions(TypedDict, total=False):
@@ -58,7 +58,7 @@ class VideoOptions(PlainOptions, total=False):
         keyframes: Images at given times: `Keyframe` objects, mappings with `image_url` and `timestamp` (seconds), or
             texts such as `2.5=middle.png`.
         reference_audios: Voices that the prompt may name as `<AUDIO_0>`, ...: `Voice` objects, mappings with
-            `voice_id` or `url`, or voice ids.
+            `voice_id` or `url`, or texts: a voice id, or the URL or path (with a slash) of a clip with the voice.
     """
 
     reference_image_urls: Sequence[str] | None
@@ -118,10 +118,7 @@ def check_options(given: Mapping[str, object], allowed: type) -> None:
     """
     for name, value in given.items():
         if name not in allowed.__annotations__:
-            raise InvalidRequest(
-                f"{name}: there is no such option (value: {shown(value)}); allowed: "
-                f"{', '.join(allowed.__annotations__)}."
-            )
+            raise no_such("option", name, allowed.__annotations__, shown(value))
 
 
 def defaults_that_apply(saved: Mapping[str, Any], given: Mapping[str, object]) -> dict[str, Any]:
@@ -180,13 +177,13 @@ _EXPECTED = {
     "reference_image_urls": "a list of images",
     "keyframes": "a list of keyframes, each with image_url and timestamp, or as text SECONDS=IMAGE",
     "timestamp": "a number of seconds",
-    "reference_audios": "a list of voices, each with either voice_id or url, or as text the voice id",
+    "reference_audios": "a list of voices, each with either voice_id or url, or as text one of them",
     "voice_id": "the id of a voice, of letters, digits, dots, hyphens and underscores",
 }
 _EXPECTED_ENTRY = {
     "reference_image_urls": _INPUT,
     "keyframes": "image_url and timestamp, or as text SECONDS=IMAGE",
-    "reference_audios": "either voice_id or url, or as text the voice id",
+    "reference_audios": "either voice_id or url, or as text one of them",
 }
 
 
@@ -203,7 +200,7 @@ def _sentence(error: ValidationError, kind: type[VideoRequest]) -> str:
         field, name = (_path(location), str(location[-1])) if is_nested else (str(location[0]),) * 2
         if problem["type"] == "extra_forbidden":
             allowed = Keyframe.model_fields if location[0] == "keyframes" else Voice.model_fields
-            sentences.append(f"{field}: there is no such field; allowed: {', '.join(allowed)}.")
+            sentences.append(no_such("field", field, allowed).message)
         elif problem["type"] == "missing":
             sentences.append(f"{field}: it is required; allowed: {_EXPECTED.get(name, 'a text')}.")
         else:

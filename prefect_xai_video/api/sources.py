@@ -117,7 +117,9 @@ class Keyframe(BaseModel):
 
 
 class Voice(BaseModel):
-    """A voice of the clip; as text its id.
+    """A voice of the clip; as text its id, or the URL or path of a clip with the voice.
+
+    A path has a slash, as in `./eve.mp3`.
 
     Attributes:
         voice_id: Id of a voice of xAI's; capitals don't matter.
@@ -133,7 +135,10 @@ class Voice(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_text(cls, given: object) -> object:
-        return {"voice_id": given} if isinstance(given, str) else given
+        if not isinstance(given, str):
+            return given
+        is_clip = "/" in given or given[:5].lower() == "data:"
+        return {"url" if is_clip else "voice_id": given}
 
     @field_validator("voice_id")
     @classmethod

@@ -74,7 +74,8 @@ def generate(  # noqa: D417 - the options of a video are described where they ar
         prompt: Description of what the video shows and what happens in it.
         reference_image_url: Image that the prompt names as `<IMAGE_0>`; repeat the option for `<IMAGE_1>` and so on.
         keyframe: Image at a given time, as SECONDS=IMAGE; may be repeated.
-        reference_audio: Id of a voice; may be repeated.
+        reference_audio: Id of a voice, or the URL or path (with a slash) of a clip with it of at most 15 seconds, as
+            xAI allows to trusted partners; may be repeated.
         storage: Storage for the video and its receipt: a directory, s3://bucket/folder, or a saved block as
             s3-bucket/NAME.
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.

@@ -5,6 +5,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect.flows import Flow
 from typing_extensions import override
 
+from prefect_xai_video.errors import no_such
 from prefect_xai_video.orchestration.direct_task import check_unpersisted
 
 P = ParamSpec("P")
@@ -16,7 +17,26 @@ class DirectFlow(Flow[P, R]):
 
     When a parent run is retried, Prefect returns a persisted result to the call with the same number, which may
     request another video. Receipts make a retry safe instead.
+
+    Prefect's own validation of parameters must be off: theirs is that of the request. Only their names are checked.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Prefect calls `validate_parameters` then.
+        self.should_validate_parameters = True
+
+    @override
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Check the names of parameters, which come from a form, an API call or a schedule.
+
+        Raises:
+            InvalidRequest: If there is no such parameter.
+        """
+        for name in parameters:
+            if name not in self.parameters.properties:
+                raise no_such("parameter", name, self.parameters.properties)
+        return parameters
 
     @override
     def with_options(self, **options: Any) -> "DirectFlow[P, R]":
@@ -26,7 +46,8 @@ class DirectFlow(Flow[P, R]):
             InvalidRequest: If the copy would persist its results.
         """
         check_unpersisted(self.name, options)
-        copy = super().with_options(**options)
+        copy = super().with_options(**options | {"validate_parameters": False})
         # Prefect creates a plain flow.
         copy.__class__ = type(self)
+        copy.should_validate_parameters = True
         return copy  # type: ignore[return-value]

@@ -339,7 +339,7 @@ def test_references_are_a_list_of_texts_that_keeps_its_order(given):
 @pytest.mark.parametrize(
     "options",
     [
-        {"reference_audios": [SIGNED]},
+        {"reference_audios": [{"voice_id": SIGNED}]},
         {"reference_audios": [{"voice_id": "eve", "url": SIGNED}]},
         {"keyframes": f"1={SIGNED}"},
         {"image_url": [SIGNED]},
@@ -359,7 +359,7 @@ def test_nor_does_an_error_of_a_request_class():
     assert "s3cr3t" not in str(caught.value)
 
 
-@pytest.mark.parametrize("voice", ["  ", "my voice", "https://example.com/eve.mp3", "\udcff", "e" * 129])
+@pytest.mark.parametrize("voice", ["  ", "my voice", "\udcff", "e" * 129])
 def test_the_id_of_a_voice_is_one_word(voice):
     with pytest.raises(InvalidRequest, match=r"^reference_audios\[0\]\.voice_id: "):
         build_request("A cat", reference_audios=[voice], model=NEWEST)
