@@ -153,7 +153,7 @@ def no_such(kind: str, name: str, allowed: Iterable[str], value: str = "") -> In
 
     Args:
         kind: What it would be the name of, such as "option".
-        name: The name, with its path as in `keyframes[0].timestmp`.
+        name: The name, with its path, as in `keyframes[0].time`.
         allowed: The names that exist.
         value: Its value as formatted by `shown`, if it may be quoted.
     """

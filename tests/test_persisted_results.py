@@ -130,8 +130,8 @@ async def test_a_signed_url_is_in_no_persisted_result(persisting, where, stored)
 @pytest.mark.parametrize("copied", [False, True], ids=["as it is", "with options"])
 def test_no_task_of_ours_can_be_sent_to_a_task_worker(direct, copied, where, stored):
     direct = direct.with_options(name="copy", tags=["ours"]) if copied else direct
-    required = [each for each in signature(direct.fn).parameters.values() if each.default is each.empty]
-    arguments = ["cat" for _ in required]
+    parameters = signature(direct.fn).parameters.values()
+    arguments = ["cat" for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
     credentials = where["credentials"]
     calls = [
         lambda: direct.delay(*arguments, credentials=credentials),
