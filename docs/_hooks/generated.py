@@ -1,9 +1,11 @@
 """Generates the parts of the reference that would go stale if they were typed by hand.
 
 A page asks for one with a line `<!-- generated: NAME -->`; NAME is a key of `PARTS`. An unknown name fails the build.
+`python docs/_hooks/generated.py NAME` prints a part, for readers of a checkout.
 """
 
 import re
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -82,7 +84,7 @@ def models() -> str:
     rows: dict[str, list[str]] = {"": [f"`{entry.model}`" for entry in MODELS]}
     for mode in ("text", "image", "reference", "edit", "extend"):
         rows[f"{mode} mode"] = [allowed(entry.modes.get(mode)) for entry in MODELS]
-    rows["reference images"] = [f"at most {entry.max_reference_images or 'none'}" for entry in MODELS]
+    rows["reference images"] = [up_to(entry.max_reference_images) for entry in MODELS]
     rows["reference images with a first frame"] = ["yes" if entry.has_frames else "no" for entry in MODELS]
     rows["last frame, keyframes, voices"] = ["yes" if entry.has_frames else "no" for entry in MODELS]
     for resolution in RESOLUTIONS:
@@ -101,6 +103,11 @@ def allowed(limits: ModeLimits | None) -> str:
     return ", ".join([duration, *limits.resolutions])
 
 
+def up_to(number: int) -> str:
+    """Write a limit of 0 or more."""
+    return f"at most {number}" if number else "no"
+
+
 def command_line() -> str:
     """Document every command of `xai-video` by its own help, examples included."""
     _, *commands = app.generate_docs(output_format="markdown").split("\n## xai-video ")
@@ -117,3 +124,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "models": models,
     "command line": command_line,
 }
+
+if __name__ == "__main__":
+    print(PARTS[" ".join(sys.argv[1:])]())

@@ -22,6 +22,12 @@ NEXT_STEP: Mapping[ReceiptState, str] = {
 }
 """Next step by state, worded for forms, code and the command line alike."""
 
+FIND_STEP = (
+    f"run again with this key: that looks for the video, without paying again; if it does not appear, "
+    f"{NEXT_STEP['unknown']}"
+)
+"""Next step for a submission of unknown outcome whose video may be found in the store or in xAI's Files API."""
+
 NOT_FOUND_STEP = (
     "run again with this key and the credentials that sent the request; if xAI still does not know the request id, "
     "run again with regenerate switched on: that gives the request up and pays for a new attempt"

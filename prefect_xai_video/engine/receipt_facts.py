@@ -20,7 +20,7 @@ from prefect_xai_video.engine.attempts import (
     StoredFile,
     XaiFile,
 )
-from prefect_xai_video.engine.next_steps import NEXT_STEP, NOT_FOUND_STEP
+from prefect_xai_video.engine.next_steps import FIND_STEP, NEXT_STEP, NOT_FOUND_STEP
 
 _STORED: frozenset[ReceiptState] = frozenset({"stored"})
 _SENDING: frozenset[ReceiptState] = frozenset({"sending"})
@@ -146,7 +146,9 @@ class ReceiptFacts(Frozen):
     @property
     def next_step(self) -> str:
         """Next step that a person can take."""
-        return NOT_FOUND_STEP if self.is_not_found else NEXT_STEP[self.state]
+        if self.is_not_found:
+            return NOT_FOUND_STEP
+        return FIND_STEP if self.state == "unknown" and self.undelivered else NEXT_STEP[self.state]
 
     @property
     def is_not_found(self) -> bool:

@@ -130,7 +130,10 @@ def unknown_error(receipt: Receipt) -> SubmissionUnknown:
     """Build the error of a submission with an unknown outcome: what to look for, and how to go on."""
     failure = receipt.attempt.failure
     why = failure.message if failure else "The response to the submission was lost."
-    looked = "Its video is not in xAI's Files API, which proves nothing. " if receipt.attempt.xai_file else ""
+    looked = ""
+    if receipt.undelivered:
+        place = "xAI's Files API" if receipt.undelivered[0].xai_file else "the store"
+        looked = f"Its video is not in {place}, which proves nothing; run again with the same key to look once more. "
     return SubmissionUnknown(
         f"{why} {looked}The attempt started at {receipt.attempt.started_at:%Y-%m-%d %H:%M:%S} UTC and is not "
         f"repeated automatically. Look for it in the xAI console: if it is there, adopt its request id into this key "

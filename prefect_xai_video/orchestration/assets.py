@@ -35,7 +35,9 @@ def makes(video: Video) -> None:
     if context is not None:
         with _best_effort():
             context.downstream_assets.add(Asset(key=video.uri))
-            context.add_asset_metadata(video.uri, video.model_dump(mode="json", exclude={"uri", "receipt_uri"}))
+            # Everybody who has the public URL can see the video, and an event may be sent on to anybody.
+            facts = video.model_dump(mode="json", exclude={"uri", "receipt_uri", "public_url"})
+            context.add_asset_metadata(video.uri, facts)
             context.update_tracked_assets()
 
 

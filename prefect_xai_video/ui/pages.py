@@ -256,6 +256,10 @@ _UNKNOWN_STEPS = (
     "pays for a new video.\n"
 )
 
+_FIND_STEPS = (
+    f"run again with this key: that looks for the video, without paying. If it does not appear, {_UNKNOWN_STEPS}"
+)
+
 _EXPLANATIONS: dict[type[XaiVideoError], _Explanation] = {
     errors.InvalidRequest: _Explanation("Invalid request", "fix the value named above and run again."),
     errors.InvalidManifest: _Explanation(
@@ -295,6 +299,8 @@ _EXPLANATIONS: dict[type[XaiVideoError], _Explanation] = {
     errors.DownloadError: _Explanation("The finished video could not be downloaded", f"{NEXT_STEP['done']}."),
 }
 
+_UNDELIVERED = _Explanation("It is unknown whether xAI accepted the request", _FIND_STEPS)
+
 _NOT_FOUND = _Explanation("xAI does not know the request id", f"{NOT_FOUND_STEP}.")
 
 _NOT_ADOPTED = _Explanation(
@@ -310,6 +316,8 @@ def _explanation(error: XaiVideoError, receipt: Receipt | None) -> _Explanation:
         return _NOT_ADOPTED
     if isinstance(error, errors.RequestRejected) and receipt is not None and receipt.is_not_found:
         return _NOT_FOUND
+    if isinstance(error, errors.SubmissionUnknown) and receipt is not None and receipt.undelivered:
+        return _UNDELIVERED
     kinds = (kind for kind in type(error).__mro__ if kind in _EXPLANATIONS)
     return _EXPLANATIONS.get(next(kinds, XaiVideoError), _DEFAULT)
 

@@ -102,13 +102,16 @@ async def test_a_resubmission_finds_the_file_first(engine, submissions):
 @pytest.mark.parametrize("fault", ["start-cut", "start-accepted-cut] [fault:moderated"])
 async def test_a_missing_file_proves_nothing(engine, submissions, fault):
     text = f"No cat [fault:{fault}]"
-    with pytest.raises(SubmissionUnknown, match="which proves nothing") as caught:
+    found_again = r"not in xAI's Files API, which proves nothing; run again with the same key to look once more\."
+    with pytest.raises(SubmissionUnknown, match=found_again) as caught:
         await make(engine, text, timeout=0.5)
     assert caught.value.key == "cat"
     assert not caught.value.resend_safe
     with pytest.raises(SubmissionUnknown):
         await make(engine, text, timeout=0.5)
-    assert (submissions(), (await receipt_of(engine)).state) == (1, "unknown")
+    receipt = await receipt_of(engine)
+    assert (submissions(), receipt.state) == (1, "unknown")
+    assert receipt.next_step.startswith("run again with this key: that looks for the video, without paying again; if")
 
 
 async def test_files_that_can_not_be_listed_lead_to_no_resubmission(engine, submissions):

@@ -198,7 +198,8 @@ async def test_the_video_is_an_asset_made_of_its_input(bucket, xai, aws, emitted
 
     @flow
     async def steps():
-        receipt = await astart_video("", image_url="s3://videos/cat.png", duration=1, storage=bucket, credentials=xai)
+        kept = {"keep_at_xai": True, "public_url": True, "storage": bucket, "credentials": xai}
+        receipt = await astart_video("", image_url="s3://videos/cat.png", duration=1, **kept)
         receipt = await await_for_video(receipt, storage=bucket, credentials=xai)
         return await asave_video(receipt, storage=bucket, credentials=xai)
 
@@ -206,6 +207,8 @@ async def test_the_video_is_an_asset_made_of_its_input(bucket, xai, aws, emitted
     (made,) = emitted("prefect.asset.materialization.succeeded")
     assert made.resource.id == video.uri
     assert made.payload["request_id"] == video.request_id
+    assert video.public_url
+    assert video.public_url not in made.model_dump_json()
     assert "s3://videos/cat.png" in {related.id for related in made.related if related.role == "asset"}
     assert [event.resource.id for event in emitted("prefect.asset.referenced")] == ["s3://videos/cat.png"]
 

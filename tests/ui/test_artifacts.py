@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect_xai_video import agenerate_video, astart_video, errors
 from prefect_xai_video.api.requests import EditRequest, TextRequest
 from prefect_xai_video.api.responses import VideoStatus
-from prefect_xai_video.engine.attempts import StoredFile
+from prefect_xai_video.engine.attempts import StoredFile, XaiFile
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import LocalStore
 from prefect_xai_video.orchestration.storage import open_store
@@ -129,7 +129,8 @@ def test_a_video_is_described_in_one_line():
     assert failure_description(errors.VideoFailed("no"), SENT, "a-cat").startswith("A cat · xAI could not render")
 
 
-SENT = Receipt.claim("cats/one", TextRequest(prompt="A cat", duration=6))
+REQUEST = TextRequest(prompt="A cat", duration=6)
+SENT = Receipt.claim("cats/one", REQUEST)
 AFTER = {"key": "cats/one", "request_id": "id-1"}
 FAILURES = {
     "moderated": (errors.VideoModerated("no", cost_usd=Decimal("0.3"), **AFTER), "$0.30", "another prompt"),
@@ -175,6 +176,16 @@ def test_a_request_that_xai_does_not_know_is_told_with_the_way_on():
     assert markdown.startswith("## xAI does not know the request")
     assert "regenerate switched on: that gives the request up" in markdown
     assert not failure_markdown(error).startswith("## xAI does not know the request")
+
+
+def test_a_submission_whose_video_may_be_found_is_told_to_look_first():
+    error = errors.SubmissionUnknown("The reply was lost.", key="cats/one")
+    file = XaiFile(name="a.mp4", expires_after=60)
+    markdown = failure_markdown(error, Receipt.claim("cats/one", REQUEST, xai_file=file).unknown(error))
+    steps = markdown.partition("**Next step:** ")[2]
+    assert steps.startswith("run again with this key: that looks for the video, without paying. If it does not")
+    assert "set to `resubmit`" in steps
+    assert "that looks for the video" not in failure_markdown(error, SENT.unknown(error))
 
 
 def test_every_error_is_told():
