@@ -162,7 +162,7 @@ def test_every_event_and_field_of_it_is_in_its_table():
     assert set(EVENT_OF.values()) | set(payload_of(receipt, "")) == tabled
 
 
-@pytest.mark.parametrize(("part", "has"), [("models", "| extend mode | 2-10 s"), ("settings", "## TIMEOUT_SECONDS")])
+@pytest.mark.parametrize(("part", "text"), [("models", "| extend mode | 2-10 s"), ("settings", "## HOME")])
 def test_a_generated_part_can_be_read_in_a_checkout(part, text):
     command = [sys.executable, ROOT / "docs/_hooks/generated.py", part]
     assert text in subprocess.run(command, check=True, capture_output=True, text=True).stdout
