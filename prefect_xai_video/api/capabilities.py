@@ -13,12 +13,12 @@ from prefect_xai_video.money import plain
 
 Mode = Literal["text", "image", "reference", "edit", "extend"]
 Resolution = Literal["480p", "720p", "1080p"]
-AspectRatio = Literal["16:9", "4:3", "1:1", "9:16", "3:4", "3:2", "2:3"]
+AspectRatio = Literal["16:9", "4:3", "1:1", "9:16", "3:4", "3:2", "2:3", "21:9", "5:2"]
 
 DEFAULT_MODEL = "grok-imagine-video"
 RESOLUTIONS: tuple[Resolution, ...] = ("480p", "720p", "1080p")
 ASPECT_RATIOS: tuple[AspectRatio, ...] = ("16:9", "4:3", "1:1", "9:16", "3:4", "3:2", "2:3")
-DISPUTED_ASPECT_RATIOS = ("21:9", "5:2")
+DISPUTED_ASPECT_RATIOS: tuple[AspectRatio, ...] = ("21:9", "5:2")
 """Aspect ratios of xAI's newest guide that its OpenAPI file and its SDK do not have; sent with a warning."""
 
 MAX_PROMPT_CHARACTERS = 4096

@@ -188,7 +188,7 @@ class XaiVideoClient:
             ApiError: If the request was refused.
             SubmissionUnknown: If the request may have been accepted.
         """
-        # Written before there is a connection: text that can't be sent is no unknown outcome.
+        # Written before there is a connection: text that can't be sent must not be an unknown outcome.
         content, redact = written(request.body(upload_url, storage)), self._redact.with_prompt(request.prompt)
         reply = self._posts.send(
             request.endpoint,

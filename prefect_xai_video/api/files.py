@@ -145,7 +145,7 @@ class XaiFiles:
             raise self._calls.error(reply)
 
     async def publish(self, file_id: str) -> str | None:
-        """Give a file a URL that needs no API key, for as long as the file lives; None if xAI reports none.
+        """Give a file a URL that needs no API key, at most as long as the file lives; None if xAI reports none.
 
         Raises:
             ApiError: If it could not be created, as beyond xAI's limit of 1000 such URLs a team.

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from typing_extensions import TypedDict, Unpack
 
-from prefect_xai_video.api.capabilities import ASPECT_RATIOS, RESOLUTIONS, SERVER_DEFAULT_AUDIO
+from prefect_xai_video.api.capabilities import ASPECT_RATIOS, RESOLUTIONS, SERVER_DEFAULT_AUDIO, Mode
 from prefect_xai_video.api.requests import (
     ClipOptions,
     EditRequest,
@@ -89,21 +89,39 @@ def build_request(prompt: str | VideoRequest, **options: Unpack[VideoOptions]) -
             others.
     """
     check_options(options, VideoOptions)
-    fields = {name: value for name, value in options.items() if value is not None and not _is_empty(name, value)}
+    fields = _given(options)
     if isinstance(prompt, VideoRequest):
         if fields:
             raise not_allowed(
                 next(iter(fields)), "an option next to a complete request", "options set in the request itself"
             )
         return prompt
-    if _INPUT_CLIPS.keys() & fields and fields.get("generate_audio") is SERVER_DEFAULT_AUDIO:
-        # The classic UI sends this default with every form. An edit keeps the sound of its input.
-        del fields["generate_audio"]
     kind = _kind_of(fields)
     try:
         return kind.model_validate(fields | {"prompt": prompt})
     except ValidationError as error:
         raise InvalidRequest(_sentence(error, kind)) from None
+
+
+def mode_of(options: Mapping[str, object]) -> Mode:
+    """Tell the mode of a request from its options, without checking their values.
+
+    Args:
+        options: Options by name; others than those of a video don't matter.
+
+    Raises:
+        InvalidRequest: If options can't be combined.
+    """
+    return _kind_of(_given(options)).mode
+
+
+def _given(options: Mapping[str, object]) -> dict[str, object]:
+    """Select the options that have a value which says something."""
+    fields = {name: value for name, value in options.items() if value is not None and not _is_empty(name, value)}
+    if _INPUT_CLIPS.keys() & fields and fields.get("generate_audio") is SERVER_DEFAULT_AUDIO:
+        # The classic UI sends this default with every form. An edit keeps the sound of its input.
+        del fields["generate_audio"]
+    return fields
 
 
 def check_options(given: Mapping[str, object], allowed: type) -> None:

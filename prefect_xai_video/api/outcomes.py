@@ -46,7 +46,7 @@ def error_for(http_status: int, text: str) -> type[ApiError]:
 
 
 ONE_REQUEST = "accepted the request, which may have been paid for"
-"""What it is unknown whether xAI did, if the reply to a submission is lost."""
+"""Describes what xAI may have done if the reply to a submission is lost."""
 
 
 def unknown_outcome(problem: str, did: str = ONE_REQUEST, **facts: Any) -> SubmissionUnknown:

@@ -211,12 +211,12 @@ class Pacer:
         """Begin with as many slots per second as requests were accepted in the best of the last seconds."""
         self._start, self._spare, self._limited_at = None, None, now
         self._used = max(self._used, self._ticks(now))
-        for _ in range(start.most_accepted(now)):
+        for _ in range(start.max_accepted(now)):
             self._add_each_second(now)
 
     def _is_disproved(self, now: float, limit: float) -> bool:
         """Whether more requests were accepted in a second than a limit allows: then it is of something else."""
-        return self._start is not None and self._start.most_accepted(now) > 2 * limit
+        return self._start is not None and self._start.max_accepted(now) > 2 * limit
 
     def _add_each_second(self, now: float) -> None:
         first = self._random.randrange(TICKS)
@@ -295,7 +295,7 @@ class _SlowStart:
         _drop_until(self.accepted, now - MEMORY_SECONDS)
         return sum(1 for _ in takewhile(lambda time: time > now - 1, reversed(self.accepted)))
 
-    def most_accepted(self, now: float) -> int:
+    def max_accepted(self, now: float) -> int:
         """Count the responses of the second with most of them; the last one may have been idle."""
         _drop_until(self.accepted, now - MEMORY_SECONDS)
         return max(Counter(math.floor(now - time) for time in self.accepted).values(), default=0)

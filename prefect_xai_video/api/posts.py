@@ -51,7 +51,7 @@ class ApiPosts:
             content: JSON body.
 
         Returns:
-            A response that is no refusal. It may be incomplete, or mean nothing.
+            Any response except a refusal. It may be incomplete or meaningless.
 
         Raises:
             ApiError: If the POST was refused, or not sent.

@@ -29,7 +29,6 @@ from prefect_xai_video.api.capabilities import (
     DEFAULT_MODEL,
     DISPUTED_ASPECT_RATIOS,
     RESOLUTIONS,
-    SERVER_DEFAULT_AUDIO,
     SERVER_DEFAULT_DURATION,
     SERVER_DEFAULT_EXTENSION,
     SERVER_DEFAULT_RESOLUTION,
@@ -38,9 +37,10 @@ from prefect_xai_video.api.capabilities import (
     resolution_of,
 )
 from prefect_xai_video.api.mp4 import ClipFacts
+from prefect_xai_video.api.records import canonical
 from prefect_xai_video.api.sources import IN_ORDER, Input, Keyframe, ResolvedInput, Text, Voice, writable
 from prefect_xai_video.api.storage_options import StorageOptions
-from prefect_xai_video.api.urls import identity_of, wire_url
+from prefect_xai_video.api.urls import wire_url
 
 # Prefect's forms draw an optional field as a pair of tabs, unless its null is hidden from the schema.
 Unset = SkipJsonSchema[None]
@@ -116,7 +116,7 @@ class VideoRequest(BaseModel):
         """Fingerprint as earlier versions computed it, from the URLs of signed inputs; None if it is the same."""
         if all(each.identity is None for each in self._resolved.values()):
             return None
-        return self._fingerprint_of(self._body(lambda value: {"url": identity_of(self.resolved_input(value).url)}))
+        return self._fingerprint_of(self._body(lambda value: {"url": self.resolved_input(value).url_identity}))
 
     def has_fingerprint(self, fingerprint: str) -> bool:
         """Whether a fingerprint belongs to this request, as computed by this version or an earlier one."""
@@ -136,19 +136,11 @@ class VideoRequest(BaseModel):
         return self._resolved.get(value) or ResolvedInput(value)
 
     def _fingerprint_of(self, record: Mapping[str, Any]) -> str:
-        # Forms send this default explicitly; the request is the same with or without it.
-        record = {name: value for name, value in record.items() if (name, value) != _AUDIO_BY_DEFAULT}
-        if keyframes := record.get("keyframes"):
-            # Their times say where they are, not their order.
-            record["keyframes"] = sorted(keyframes, key=lambda one: float(one["timestamp_s"]))
-        canonical = json.dumps([self.endpoint, record], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        text = json.dumps([self.endpoint, canonical(record)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _body(self, source: Source) -> dict[str, Any]:
         return present(model=self.model, prompt=self.prompt or None, user=self.user)
-
-
-_AUDIO_BY_DEFAULT = ("generate_audio", SERVER_DEFAULT_AUDIO)
 
 
 _RATIOS: list[JsonValue] = [*ASPECT_RATIOS, *DISPUTED_ASPECT_RATIOS]

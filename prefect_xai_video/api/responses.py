@@ -121,7 +121,7 @@ def parse_status(request_id: str, http_status: int, body: bytes, redact: Redacti
 
 
 def status_of(request_id: str, fields: Mapping[str, Any], redact: Redaction) -> VideoStatus:
-    """Build a status from the fields of a response that is no error of the call itself."""
+    """Build a status from the fields of a response that is not an error of the call itself."""
     video = _mapping(fields.get("video"))
     file = _mapping(video.get("file_output"))
     file_id, public_url = file.get("file_id"), _url(file.get("public_url"))

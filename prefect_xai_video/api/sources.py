@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -48,7 +49,7 @@ class Input(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResolvedInput:
     """An input in a form that xAI can fetch.
 
@@ -78,7 +79,12 @@ class ResolvedInput:
         """The input as it stands in a receipt: inline data as a digest, URLs without signatures."""
         if self.identity is None and is_file_id(self.url):
             return self.wire
-        return {"url": self.identity or identity_of(self.url)}
+        return {"url": self.identity or self.url_identity}
+
+    @cached_property
+    def url_identity(self) -> str:
+        """The URL without secrets, or the digest of inline data, which may be large: it is computed once."""
+        return identity_of(self.url)
 
 
 def is_file_id(value: str) -> bool:

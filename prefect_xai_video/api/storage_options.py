@@ -16,7 +16,7 @@ class StorageOptions:
     Attributes:
         filename: Name of the file, which need not be unique for xAI.
         expires_after: Lifetime of the file in seconds; None for no end.
-        public_url: Whether the file gets a URL that needs no API key, for as long as it lives.
+        public_url: Whether the file gets a URL that needs no API key, at most as long as it lives.
     """
 
     filename: str

@@ -1,7 +1,7 @@
 """Columns of a manifest that are the user's own, such as a price or a title: the option `keep` names them.
 
 They are carried through to the rows of the report, so that a user can join it to the table that it was made of. They
-are no part of a request: xAI never gets them, and no fingerprint depends on them. A column that nobody names stays
+are not part of a request: xAI never gets them, and no fingerprint depends on them. A column that nobody names stays
 refused, since a misspelt option would be paid for and be the wrong video.
 """
 
@@ -61,7 +61,7 @@ def kept_cells(cells: Mapping[str, Any], keep: Sequence[str]) -> dict[str, str]:
 
 
 def _as_text(cell: Any) -> str:
-    """Write a cell as the table had it: what is no text or number there, as JSON."""
+    """Write a cell as the table had it: text and numbers as they are, everything else as JSON."""
     is_json = isinstance(cell, bool | list | dict)
     text = json.dumps(cell, ensure_ascii=False, default=str) if is_json else str(cell)
     return _encodable(text)

@@ -45,12 +45,13 @@ def examples(*lines: str) -> str:
         'generate "A cat playing with a ball" --duration 6 --aspect-ratio 9:16',
         'generate "Make it move" --image-url cat.png --key cats/moving',
         'generate "<IMAGE_0> walks through <IMAGE_1>" --reference-image-url cat.png --reference-image-url street.png',
+        "generate --image-url first.png --last-frame-url last.png --model grok-imagine-video-1.5",
         'generate "It wakes up" --image-url first.png --keyframe 2.5=middle.png --model grok-imagine-video-1.5',
         'generate "A cat" --storage s3://my-videos/cats --json',
     )
 )
 def generate(  # noqa: D417 - the options of a video are described where they are defined
-    prompt: str,
+    prompt: str = "",
     /,
     *,
     video: Annotated[PlainOptions | None, Spread] = None,
@@ -71,7 +72,7 @@ def generate(  # noqa: D417 - the options of a video are described where they ar
     which costs nothing. Ctrl-C stops the waiting; the same key picks the video up later without paying again.
 
     Args:
-        prompt: Description of what the video shows and what happens in it.
+        prompt: Description of what the video shows and what happens in it; may be left out if frames are given.
         reference_image_url: Image that the prompt names as `<IMAGE_0>`; repeat the option for `<IMAGE_1>` and so on.
         keyframe: Image at a given time, as SECONDS=IMAGE; may be repeated.
         reference_audio: Id of a voice, or the URL or path (with a slash) of a clip with it of at most 15 seconds, as

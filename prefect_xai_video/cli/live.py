@@ -65,7 +65,7 @@ class LiveLine:
         """Say what is going on now.
 
         Args:
-            phase: What is done; the seconds begin anew with another one.
+            phase: What is done; the seconds start over with another one.
             detail: What else is known.
         """
         description = f"{phase} {detail}".rstrip()

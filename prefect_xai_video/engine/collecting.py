@@ -142,7 +142,7 @@ class Collector:
 
 
 def _may_arrive(receipt: Receipt) -> bool:
-    """Whether a pass can find the video of a key. If a person reopens a key that it can't, that is marked anew."""
+    """Whether a pass can find the video of a key. A key that a person reopens gets a new mark."""
     return is_open(receipt) and (receipt.state != "unknown" or may_still_appear(receipt))
 
 

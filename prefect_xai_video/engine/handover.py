@@ -45,6 +45,7 @@ class Handover:
             )
 
     def _check_keeping(self) -> None:
+        # xAI publishes no shortest life of a file; with that of a public URL, each kept file can have one.
         shortest, longest = PUBLIC_URL_SECONDS
         is_lifetime = isinstance(self.keep_at_xai, int) and shortest <= self.keep_at_xai <= longest
         if not isinstance(self.keep_at_xai, bool) and not is_lifetime:

@@ -18,7 +18,7 @@ _MAX_SLUG_LENGTH = 32
 
 
 _MAX_WORD_LENGTH = 20
-"""A longer word is no word: a URL, or a secret that was pasted into a prompt."""
+"""A longer word is probably a URL, or a secret that was pasted into a prompt."""
 
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}")

@@ -245,20 +245,26 @@ class _Bounds:
             duration: Seconds of the whole video.
             count: Number of segments; None for as few as possible.
         """
+        fewest = self._fewest(duration)
         if count is None:
-            missing = max(duration - self.first[1], 0)
-            count = 1 + -(-missing // self.other[1])
+            count = fewest
             if count > MAX_SEGMENTS:
                 raise self._refused(duration, MAX_SEGMENTS, shortest=self.first[0])
         lowest, highest = self._reach(count)
         if not lowest <= duration <= highest:
-            raise self._refused(duration, count)
+            is_too_long = duration > highest and fewest <= MAX_SEGMENTS
+            hint = f"Give at least {fewest} prompts, or one for all segments." if is_too_long else ""
+            raise self._refused(duration, count, hint=hint)
         seconds = [low for low, _ in self._each(count)]
         limits = [high for _, high in self._each(count)]
         for _ in range(duration - sum(seconds)):
             _, growing = min((each, index) for index, each in enumerate(seconds) if each < limits[index])
             seconds[growing] += 1
         return seconds
+
+    def _fewest(self, duration: int) -> int:
+        """Count the segments that so many seconds need at least."""
+        return 1 + -(-max(duration - self.first[1], 0) // self.other[1])
 
     def _each(self, count: int) -> list[tuple[int, int]]:
         low, high = self.first
@@ -270,7 +276,7 @@ class _Bounds:
         each = self._each(count)
         return sum(low for low, _ in each), sum(high for _, high in each)
 
-    def _refused(self, duration: int, count: int, shortest: int | None = None) -> InvalidRequest:
+    def _refused(self, duration: int, count: int, shortest: int | None = None, hint: str = "") -> InvalidRequest:
         low, longest = self._reach(count)
         segments = f"{'at most ' if shortest else ''}{count} segment{'' if count == 1 else 's'}"
         first = f"{shortest or self._each(count)[0][0]}-{self.first[1]}"
@@ -279,6 +285,7 @@ class _Bounds:
             f"{duration} s",
             f"{shortest or low}-{longest} s in {segments} of {self.model}: the first of {first} s, each other of "
             f"{self.other[0]}-{self.other[1]} s",
+            hint,
         )
 
 

@@ -18,7 +18,7 @@ def check_stills(stills: object) -> bool:
     """Check, before anything is paid for, that stills can be made if they are wanted.
 
     Raises:
-        InvalidRequest: If the value is no boolean, or PyAV is not installed.
+        InvalidRequest: If the value is not a boolean, or PyAV is not installed.
     """
     if not isinstance(stills, bool):
         raise not_allowed("stills", shown(stills), "true or false")

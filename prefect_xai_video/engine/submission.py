@@ -14,6 +14,7 @@ from functools import partial
 from prefect_xai_video.api.client import XaiVideoClient
 from prefect_xai_video.api.pace import Urgency
 from prefect_xai_video.api.pacer import Turn
+from prefect_xai_video.api.records import differences
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.engine.accounts import Account, account_of, check_owner
 from prefect_xai_video.engine.attempts import ENDED_BADLY, Reason, new_claim
@@ -185,7 +186,7 @@ class Submission:
         """
         if not self._is_same_request(receipt):
             if not _may_be_replaced(receipt, self.regenerate):
-                raise _conflict(receipt)
+                raise _conflict(receipt, self.request)
             found = receipt.open_attempt(self.request.has_fingerprint)
             if found is not None:
                 raise _accepted_late(receipt, found.request_id)
@@ -263,10 +264,14 @@ def _may_be_replaced(receipt: Receipt, regenerate: bool) -> bool:
     return not receipt.maybe_paid or (regenerate and receipt.state in ENDED_BADLY)
 
 
-def _conflict(receipt: Receipt) -> KeyConflict:
+def _conflict(receipt: Receipt, request: VideoRequest) -> KeyConflict:
+    differing = ["mode"] if receipt.mode != request.mode else []
+    # An attempt of an earlier version may have no record.
+    differing += differences(receipt.request, request.record()) if receipt.request else []
+    differs = f" This one differs in {', '.join(differing)}." if differing else ""
     return KeyConflict(
         f"The key already belongs to another request ({receipt.mode}, {receipt.model}, {receipt.state}, "
-        f"{receipt.attempts[0].started_at:%Y-%m-%d %H:%M} UTC). Nothing was sent. Use another key.",
+        f"{receipt.attempts[0].started_at:%Y-%m-%d %H:%M} UTC).{differs} Nothing was sent. Use another key.",
         key=receipt.key,
     )
 

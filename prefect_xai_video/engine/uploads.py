@@ -10,7 +10,6 @@ from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.api.sources import FILE_SCHEME, Input, ResolvedInput
 from prefect_xai_video.api.storage_options import input_name
 from prefect_xai_video.api.threads import run_in_thread
-from prefect_xai_video.api.urls import identity_of
 from prefect_xai_video.errors import AuthenticationFailed, XaiVideoError
 
 UPLOAD_ABOVE_BYTES = 4 * 2**20
@@ -51,7 +50,7 @@ async def with_uploads(request: VideoRequest, files: XaiFiles) -> VideoRequest:
         except XaiVideoError as error:
             logger.warning("%s could not be uploaded, and is sent inside the request: %s", given.field, error)
             continue
-        identity = resolved.identity or identity_of(resolved.url)
+        identity = resolved.identity or resolved.url_identity
         uploaded[given.value] = ResolvedInput(f"{FILE_SCHEME}{file.id}", identity, resolved.clip)
     return request.resolved(uploaded) if uploaded else request
 
@@ -66,7 +65,7 @@ def _is_large(given: Input, resolved: ResolvedInput) -> bool:
 async def _uploaded(resolved: ResolvedInput, files: XaiFiles) -> RemoteFile:
     header, _, payload = resolved.url.partition(",")
     content_type = header.removeprefix("data:").partition(";")[0]
-    digest = identity_of(resolved.url).removeprefix(_SHA256)
+    digest = resolved.url_identity.removeprefix(_SHA256)
     name = input_name(digest, content_type.rpartition("/")[2])
     known = await files.find(name)
     if known is not None and _lasts(known):

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run as runtime
 from prefect.states import Completed
 
 from prefect_xai_video.api.capabilities import DEFAULT_MODEL
-from prefect_xai_video.api.options import VideoOptions, build_request
+from prefect_xai_video.api.options import build_request, mode_of
 from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.api.threads import own_threads
 from prefect_xai_video.credentials import XaiCredentials
@@ -90,8 +90,7 @@ def _run_name() -> str:
 def _mode(parameters: Mapping[str, Any]) -> str:
     """Name the mode of valid parameters; a name for others does not matter."""
     try:
-        given = {name: parameters.get(name) for name in VideoOptions.__annotations__}
-        return build_request("any", **cast("VideoOptions", given)).mode
+        return mode_of(parameters)
     except InvalidRequest:
         return "text"
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from prefect_xai_video.api import sources
 from prefect_xai_video.api.options import build_request
 from prefect_xai_video.api.requests import ReferenceRequest
 from prefect_xai_video.api.sources import ResolvedInput
@@ -312,6 +313,18 @@ MP4 = f"data:video/mp4;base64,{base64.b64encode(MP4_CONTENT).decode()}"
 )
 def test_the_fingerprints_in_old_receipts_stay_valid(parameters, fingerprint):
     assert build_request(**{"prompt": "A cat"} | parameters).fingerprint == fingerprint
+
+
+def test_inline_data_is_hashed_once_however_often_its_request_is_identified(monkeypatch):
+    hashed = []
+    identify = sources.identity_of
+    monkeypatch.setattr(sources, "identity_of", lambda url: hashed.append(url) or identify(url))
+    data = f"data:image/png;base64,{base64.b64encode(bytes(1000)).decode()}"
+    request = build_request("A cat", image_url=data).resolved({data: ResolvedInput(data)})
+    assert request.fingerprint == request.resolved({}).fingerprint
+    assert request.has_fingerprint(request.fingerprint)
+    assert request.record()["image"]["url"].startswith("sha256:")
+    assert hashed == [data]
 
 
 def test_the_fingerprint_of_an_s3_input_in_an_old_receipt_stays_valid():

@@ -198,7 +198,7 @@ def test_the_help_of_generate_has_all_options_of_a_video(xai_video):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "requires an argument"),
+        ([], "prompt: '' is not allowed; allowed: non-empty text"),
         (["A cat", "--duration", "six"], "--duration"),
         (["A cat", "--duration", "6.5"], '--duration: unable to convert "6.5" into int'),
         (["A cat", "--duration", "20"], "duration: 20 is not allowed"),

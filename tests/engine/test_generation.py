@@ -122,6 +122,26 @@ async def test_another_request_under_a_paid_key_is_a_conflict(engine, submission
     assert submissions() == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"duration": 2}, "duration"),
+        ({"duration": 2, "aspect_ratio": "9:16", "prompt": "Another secret cat"}, "prompt, duration, aspect_ratio"),
+        ({"image_url": "https://example.com/cat.png?X-Amz-Signature=s3cr3t"}, "mode, image_url"),
+        ({"video_url": "https://example.com/cat.mp4", "duration": None}, "mode, duration, the input clip"),
+        ({"user": "u-1", "generate_audio": True}, "user"),
+    ],
+)
+async def test_the_options_in_which_another_request_differs_are_named_without_their_values(engine, options, named):
+    await engine.start(build_request("A secret cat", duration=1), "cat")
+    given = {"prompt": "A secret cat", "duration": 1} | options
+    with pytest.raises(KeyConflict) as caught:
+        await engine.start(build_request(**given), "cat")
+    assert f" UTC). This one differs in {named}. Nothing was sent. Use another key." in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
 async def test_racing_for_a_key_sends_one_post(engine, submissions):
     videos = await asyncio.gather(*(make(engine, "cat") for _ in range(8)))
     assert len(set(videos)) == 1

@@ -73,9 +73,11 @@ def test_each_request_has_its_own_prompt_and_what_it_inherits():
             ["A", "B"],
             26,
             {},
-            r"4-25 s in 2 segments of grok-imagine-video: the first of 2-15 s, each other of 2-10 s",
+            r"4-25 s in 2 segments of grok-imagine-video: the first of 2-15 s, each other of 2-10 s\. "
+            r"Give at least 3 prompts, or one for all segments\.$",
         ),
-        (["A", "B", "C"], 5, {}, r"6-35 s in 3 segments"),
+        (["A", "B"], 406, {}, r"each other of 2-10 s\.$"),
+        (["A", "B", "C"], 5, {}, r"6-35 s in 3 segments .* each other of 2-10 s\.$"),
         ("A", True, {}, r"^duration: True"),
         ("A", 2.5, {}, r"^duration: 2\.5"),
         ([], 30, {}, r"^prompts: \[\]"),
