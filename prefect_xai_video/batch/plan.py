@@ -20,7 +20,7 @@ from prefect_xai_video.batch.own_columns import OPTIONS, kept_cells
 from prefect_xai_video.engine.inputs import check_inputs, fingerprint_of
 from prefect_xai_video.engine.keys import check_key, slug
 from prefect_xai_video.engine.reading import Readable
-from prefect_xai_video.errors import InvalidManifest, InvalidRequest, XaiVideoError, not_allowed, shown
+from prefect_xai_video.errors import InvalidManifest, InvalidRequest, XaiVideoError, no_such, not_allowed, shown
 
 MAX_FINDINGS = 100
 """Findings that are listed; the others are counted."""
@@ -332,10 +332,8 @@ def _check_header(columns: tuple[str, ...], template: KeyTemplate, keep: tuple[s
 
 
 def _no_such_column(name: str) -> str:
-    return (
-        f"{name}: there is no such column; allowed: {', '.join(sorted(OPTIONS))}, key, the columns that the key "
-        f"template names, and columns of your own, which keep names."
-    )
+    others = "the columns that the key template names, and columns of your own, which keep names"
+    return no_such("column", name, [*sorted(OPTIONS), "key", others]).message
 
 
 def _cell(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Rescues: an automation restarts runs whose worker died; a rescued run decides here whether to continue.
 
-The automation is `rescue` in `deployments/automations.py`. It reacts only to missing heartbeats: it can't count, and
+The automation is `rescue` in `setup/automations.py`. It reacts only to missing heartbeats: it can't count, and
 the heartbeats of a cancelled or suspended run may stop as well. So a rescued run checks its own history, and stops
 with an explanation if it should not continue.
 """

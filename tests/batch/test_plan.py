@@ -154,6 +154,7 @@ def test_what_keep_does_not_name_stays_refused_and_what_it_names_must_be_there(t
         "header: durration: there is no such column",
         "header: titles: keep names it, but there is no such column.",
     ]
+    assert found[0].endswith("and columns of your own, which keep names. Did you mean duration?")
     rows = [{"key": "cat", "prompt": "A cat"}, {"key": "dog", "prompt": "A dog", "price": 9}]
     assert [*findings(rows, keep=("price", "titles"))] == ["keep: no row has a column 'titles'."]
     # A shard may have just the rows without a price.
