@@ -124,6 +124,76 @@ def test_a_segment_that_failed_is_paid_for_again_only_if_that_is_wanted(make_her
     assert submissions() == 3
 
 
+@pytest.mark.parametrize(
+    ("fault", "model"),
+    [("start-accepted-cut", "grok-imagine-video"), ("start-accepted-unreadable", "grok-imagine-video-1.5")],
+)
+def test_a_segment_whose_reply_was_lost_is_found_without_a_person(make_here, submissions, fault, model):
+    video = make_here(
+        ["A ship leaves", f"A storm [fault:{fault}]", "It comes home"], 6, recovery="files", model=model
+    )
+    assert [segment.request_id is None for segment in video.segments] == [False, True, False]
+    assert (video.cost_usd, video.duration) == (None, 6)
+    assert video.estimated_cost_usd == sum(segment.estimated_cost_usd for segment in video.segments)
+    assert submissions() == 3
+
+
+async def test_stills_are_those_of_the_whole_video(make, storage, submissions, tmp_path):
+    store = open_store(storage, tmp_path)
+
+    async def pixels(name):
+        assert await store.read_file(name, tmp_path / "file")
+        with av.open(str(tmp_path / "file")) as container:
+            *_, last = container.decode(video=0)
+        plane = last.reformat(format="rgb24").planes[0]
+        # Without what fills each line up.
+        return [bytes(plane)[begin:][: last.width * 3] for begin in range(0, plane.buffer_size, plane.line_size)]
+
+    plain = make(STORY[:2], 4)
+    assert (plain.poster, plain.last_frame) == (None, None)
+    video = make(STORY[:2], 4, stills=True)
+    assert (video.poster, video.last_frame) == (f"{video.uri[:-4]}.poster.jpg", f"{video.uri[:-4]}.last.png")
+    assert make(STORY[:2], 4) == make(STORY[:2], 4, stills=True) == video
+    assert [key async for key in store.keys("")] == ["ship/01", "ship/02"]
+    assert all(segment.last_frame is None for segment in video.segments)
+    assert await pixels("ship.last.png") == await pixels("ship.mp4")
+    assert len(await pixels("ship.poster.jpg")) == 480
+    assert submissions() == 2
+
+
+def test_a_video_that_is_joined_again_keeps_its_stills(make_here, path):
+    video = make_here(stills=True)
+    path("ship.mp4").unlink()
+    assert make_here() == video
+
+
+def test_segments_are_kept_at_xai_and_the_whole_video_is_not(make_here, emulator):
+    video = make_here(keep_at_xai=7200, public_url=True)
+    assert (video.file_id, video.public_url) == (None, None)
+    kept = {segment.file_id: segment.public_url for segment in video.segments}
+    assert len(kept) == 2
+    assert None not in kept
+    assert all(url.startswith("http") for url in kept.values())
+    sent = [request["body"].get("storage_options") for request in emulator.requests() if request["method"] == "POST"]
+    assert [(options["expires_after"], options["public_url"]) for options in sent[-2:]] == [(7200, True)] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"recovery": "files", "delivery": "direct"}, "recovery: 'files' with direct delivery is not allowed"),
+        ({"public_url": True}, "public_url: true without keep_at_xai is not allowed"),
+        ({"keep_at_xai": 1}, "keep_at_xai: 1 is not allowed"),
+        ({"stills": "yes"}, "stills: 'yes' is not allowed"),
+    ],
+)
+def test_a_delivery_that_is_not_allowed_sends_nothing(make_here, path, submissions, options, text):
+    with pytest.raises(InvalidRequest, match=text):
+        make_here(**options)
+    assert submissions() == 0
+    assert not path("").exists()
+
+
 def test_without_a_key_each_run_makes_a_new_video(make_here, submissions):
     one, other = make_here(key=None), make_here(key=None)
     assert one.key != other.key

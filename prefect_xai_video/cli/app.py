@@ -14,7 +14,7 @@ from prefect_xai_video.api.options import PlainOptions
 from prefect_xai_video.cli.parameters import Flag, Json, Keep, Place, Repeated, Spread, converted
 from prefect_xai_video.cli.wording import with_options
 from prefect_xai_video.engine.attempts import ReceiptState
-from prefect_xai_video.engine.options import DeliveryOptions, KeyOptions, OnUnknown, TriggerOptions
+from prefect_xai_video.engine.options import DeliveryOptions, KeyOptions, OnUnknown, SavingOptions, TriggerOptions
 from prefect_xai_video.errors import InvalidRequest, XaiVideoError
 
 FAILED, MISUSED = 1, 2
@@ -50,7 +50,7 @@ def examples(*lines: str) -> str:
         'generate "A cat" --storage s3://my-videos/cats --json',
     )
 )
-def generate(  # noqa: D417 - the options of a video are described where they are defined
+def generate(  # noqa: D417 - the options of video and delivery are described where they are defined
     prompt: str = "",
     /,
     *,
@@ -97,8 +97,7 @@ def generate(  # noqa: D417 - the options of a video are described where they ar
         ),
         storage,
         credentials,
-        delivery=delivery or {},
-        stills=stills,
+        saving=SavingOptions(**(delivery or {}), stills=stills),
         timeout_seconds=timeout_seconds,
         as_json=as_json,
     )

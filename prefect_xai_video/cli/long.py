@@ -16,8 +16,9 @@ from prefect_xai_video.cli.runs import FlowRun
 from prefect_xai_video.cli.videos import print_video
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.apart import check_pyav
+from prefect_xai_video.engine.handover import check_saving
 from prefect_xai_video.engine.keys import check_key
-from prefect_xai_video.engine.options import Delivery, KeyOptions
+from prefect_xai_video.engine.options import DeliveryOptions, KeyOptions, SavingOptions
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.segments import FirstClipOptions, LongPlan
 from prefect_xai_video.engine.videos import LongVideo
@@ -50,7 +51,7 @@ class Clip(TypedDict, total=False):
     user: str | None
 
 
-def long(  # noqa: D417 - the options of the first segment are described where they are defined
+def long(  # noqa: D417 - the options of segments and delivery are described where they are defined
     *prompts: str,
     duration: int,
     clip: Annotated[Clip | None, Spread] = None,
@@ -59,13 +60,15 @@ def long(  # noqa: D417 - the options of the first segment are described where t
     dry_run: Flag = False,
     storage: Place = "videos",
     credentials: str | None = None,
-    delivery: Delivery = "download",
+    delivery: Annotated[DeliveryOptions | None, Spread] = None,
+    stills: Flag = False,
     timeout_seconds: float | None = None,
     as_json: Json = False,
 ) -> None:
     """Make a video that is longer than one request, in segments that go on from each other, and store it.
 
     Each segment is paid for by itself, and only once: run the command again with the same key after any interruption.
+    What is kept at xAI are the segments: the whole video is joined on this machine.
 
     Args:
         prompts: One prompt for all segments, or one for each.
@@ -75,13 +78,15 @@ def long(  # noqa: D417 - the options of the first segment are described where t
         storage: Storage for the video, its segments and their receipts: a directory, s3://bucket/folder, or a saved
             block as s3-bucket/NAME.
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.
-        delivery: With direct, xAI uploads the segments to the bucket itself.
+        stills: Store the first and the last frame of the whole video beside it, too.
         timeout_seconds: Longest time to wait for one segment; a later run with the same key continues waiting.
         as_json: Print the video, or the plan, as JSON.
     """
     given = prompts[0] if len(prompts) == 1 else list(prompts)
     options = cast("FirstClipOptions", {**(clip or {}), "reference_image_urls": reference_image_url})
     plan = plan_long_video(given, duration, **options)
+    saving = SavingOptions(**(delivery or {}), stills=stills)
+    check_saving(saving)
     if dry_run:
         print(json.dumps(_facts(plan), indent=2) if as_json else f"{plan}\nNothing was sent.")
         return
@@ -104,7 +109,7 @@ def long(  # noqa: D417 - the options of the first segment are described where t
             key=name,
             storage=cast("Any", place),
             credentials=xai,
-            delivery=delivery,
+            **saving,
             timeout_seconds=timeout_seconds,
         )
         return made

@@ -13,12 +13,11 @@ from prefect_xai_video.cli.places import prepared
 from prefect_xai_video.cli.runs import FlowRun, WatchedVideo
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.accounts import EMULATOR
-from prefect_xai_video.engine.handover import Handover
+from prefect_xai_video.engine.handover import check_saving
 from prefect_xai_video.engine.inputs import resolve_inputs
 from prefect_xai_video.engine.keys import check_key
-from prefect_xai_video.engine.options import DeliveryOptions, TriggerOptions
+from prefect_xai_video.engine.options import SavingOptions, TriggerOptions
 from prefect_xai_video.engine.receipts import Receipt
-from prefect_xai_video.engine.stills import check_stills
 from prefect_xai_video.engine.stores import VideoStore
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.flows import acollect_video, agenerate_video
@@ -34,8 +33,7 @@ def generate(
     place: str,
     credentials: str | None,
     *,
-    delivery: DeliveryOptions,
-    stills: bool,
+    saving: SavingOptions,
     timeout_seconds: float | None,
     as_json: bool,
 ) -> None:
@@ -47,8 +45,7 @@ def generate(
     validation = XaiVideoSettings.current().validation
     check_limits(request, validation)
     check_timeout(timeout_seconds)
-    Handover(**delivery)
-    check_stills(stills)
+    check_saving(saving)
     check_prefect_server()
     storage, directory = prepared(place)
     store = open_store(storage, directory)
@@ -62,8 +59,7 @@ def generate(
             **options,
             storage=cast("Any", storage),
             credentials=xai,
-            **delivery,
-            stills=stills,
+            **saving,
             timeout_seconds=timeout_seconds,
         )
 

@@ -7,7 +7,8 @@ from typing import cast, get_args
 from prefect_xai_video.api.capabilities import MAX_STORAGE_SECONDS, PUBLIC_URL_SECONDS
 from prefect_xai_video.api.storage_options import file_name
 from prefect_xai_video.engine.attempts import XaiFile
-from prefect_xai_video.engine.options import Delivery, DeliveryOptions, Recovery
+from prefect_xai_video.engine.options import Delivery, DeliveryOptions, Recovery, SavingOptions
+from prefect_xai_video.engine.stills import check_stills
 from prefect_xai_video.errors import not_allowed, shown
 
 
@@ -15,6 +16,16 @@ def delivery_of(options: Mapping[str, object]) -> DeliveryOptions:
     """Select, of all options of a video, those that say how it comes to the store."""
     given = {name: value for name, value in options.items() if name in DeliveryOptions.__annotations__}
     return cast("DeliveryOptions", given)
+
+
+def check_saving(options: SavingOptions) -> None:
+    """Check, before anything is paid for, how a video comes to the store and what is stored beside it.
+
+    Raises:
+        InvalidRequest: If a value is not allowed, can't be combined with another one, or needs PyAV.
+    """
+    Handover(**delivery_of(options))
+    check_stills(options.get("stills", False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

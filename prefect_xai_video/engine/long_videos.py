@@ -6,7 +6,7 @@ file, the segments are joined again.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from decimal import Decimal
@@ -22,7 +22,7 @@ from prefect_xai_video.engine.clips import Piece, join
 from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.segments import LongPlan, Segment
-from prefect_xai_video.engine.stills import store_made
+from prefect_xai_video.engine.stills import store_ends, store_made
 from prefect_xai_video.engine.stores import NotOverwritten, VideoStore, foreign_file_error
 from prefect_xai_video.engine.stores.base import VIDEO_TYPE
 from prefect_xai_video.engine.videos import LongVideo, Video
@@ -64,6 +64,7 @@ class LongRecord(Frozen):
             model=self.segments[0].model,
             duration=self.duration,
             cost_usd=self.cost_usd,
+            estimated_cost_usd=_total(segment.estimated_cost_usd for segment in self.segments),
             segments=self.segments,
             **self.file.model_dump(exclude={"version"}),
         )
@@ -181,16 +182,32 @@ class Assembly:
             file = await self._store(path)
         if file is None:
             return await self._made_by_another()
-        costs = [video.cost_usd for video in videos if video.cost_usd is not None]
+        # A video that is joined again keeps the stills of the one before, as a restored one does.
+        before = await self._read()
+        stills = {name: getattr(before.file, name) for name in ("poster", "last_frame")} if before else {}
         record = LongRecord(
             key=self.key,
             fingerprint=self.fingerprint,
-            file=file.model_copy(update=facts_of_clip(clip)),
+            file=file.model_copy(update=facts_of_clip(clip) | stills),
             duration=round(clip.seconds) if clip else None,
-            cost_usd=plain(sum(costs, Decimal(0))) if len(costs) == len(videos) else None,
+            cost_usd=_total(video.cost_usd for video in videos),
             picture_copied=is_copied,
             segments=tuple(videos),
         )
+        return record.video(await self._write(record))
+
+    async def with_stills(self, video: LongVideo) -> LongVideo:
+        """Store the first and the last frame of the joined video, unless its record has them.
+
+        Raises:
+            StorageError: If they can't be made or stored.
+        """
+        record = await self._read()
+        if video.last_frame is not None or record is None:
+            return video
+        poster, last_frame = await store_ends(self.store, self.key)
+        file = record.file.model_copy(update={"poster": poster, "last_frame": last_frame})
+        record = record.model_copy(update={"file": file})
         return record.video(await self._write(record))
 
     def _pieces(self, paths: Sequence[Path]) -> list[Piece]:
@@ -234,6 +251,12 @@ class Assembly:
         with self.store.workspace(self.key) as path:
             await run_in_thread(path.write_text, record.model_dump_json(indent=2) + "\n")
             return await self.store.write_file(self._record_name, path, "application/json")
+
+
+def _total(costs: Iterable[Decimal | None]) -> Decimal | None:
+    """Add up costs; None if one of them is not known."""
+    known = list(costs)
+    return None if None in known else plain(sum((cost for cost in known if cost is not None), Decimal(0)))
 
 
 def _facts(path: Path) -> ClipFacts | None:

@@ -46,5 +46,15 @@ class DeliveryOptions(TypedDict, total=False):
     public_url: bool
 
 
+class SavingOptions(DeliveryOptions, total=False):
+    """How the video comes to the store (`DeliveryOptions`), and what is stored beside it.
+
+    Attributes:
+        stills: Store the first and the last frame beside the video, too; needs PyAV. Default False.
+    """
+
+    stills: bool
+
+
 class TriggerOptions(VideoOptions, KeyOptions, total=False):
     """The options of a video (`VideoOptions`) and of its key (`KeyOptions`)."""

@@ -48,13 +48,25 @@ class Stills:
         """
         if receipt.file is not None and receipt.file.last_frame is not None:
             return receipt
-        store, key = self.journal.store, receipt.key
-        async with store.local_copy(key) as path:
-            poster, last = await run_in_thread(ends, path)
-        first = await store_bytes(store, key, f"{key}.poster.jpg", poster, "image/jpeg")
-        final = await store_bytes(store, key, f"{key}.last.png", last, "image/png")
-        held = await self.journal.read(key)
-        return (await self.journal.change(held, lambda found: found.with_stills(first.uri, final.uri))).receipt
+        poster, last_frame = await store_ends(self.journal.store, receipt.key)
+        held = await self.journal.read(receipt.key)
+        return (await self.journal.change(held, lambda found: found.with_stills(poster, last_frame))).receipt
+
+
+async def store_ends(store: VideoStore, key: str) -> tuple[str, str]:
+    """Store the first and the last frame of a stored video beside it.
+
+    Returns:
+        Their URIs.
+
+    Raises:
+        StorageError: If the video can't be decoded, or the files can't be stored.
+    """
+    async with store.local_copy(key) as path:
+        poster, last = await run_in_thread(ends, path)
+    first = await store_bytes(store, key, f"{key}.poster.jpg", poster, "image/jpeg")
+    final = await store_bytes(store, key, f"{key}.last.png", last, "image/png")
+    return first.uri, final.uri
 
 
 async def store_bytes(store: VideoStore, key: str, name: str, content: bytes, content_type: str) -> StoredFile:

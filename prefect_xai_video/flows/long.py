@@ -12,7 +12,9 @@ from prefect_xai_video.api.capabilities import DEFAULT_MODEL
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.accounts import account_of, check_owner
 from prefect_xai_video.engine.apart import check_pyav
+from prefect_xai_video.engine.handover import check_saving, delivery_of
 from prefect_xai_video.engine.long_videos import Assembly
+from prefect_xai_video.engine.options import SavingOptions
 from prefect_xai_video.engine.segments import FirstClipOptions, LongPlan, Segment, plan_segments
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.errors import XaiVideoError
@@ -40,13 +42,17 @@ from prefect_xai_video.ui.forms import (
     DeliveryWay,
     GenerateAudio,
     ImageUrl,
+    KeepAtXai,
     Key,
     LongDuration,
     Model,
     Prompts,
+    PublicUrl,
+    RecoveryWay,
     ReferenceImageUrls,
     Regenerate,
     Resolution,
+    Stills,
     StorageBlock,
     TimeoutSeconds,
     UnknownOutcome,
@@ -103,6 +109,10 @@ async def agenerate_long_video(
     key: Key = None,
     credentials: CredentialsBlock = None,
     delivery: DeliveryWay = "download",
+    recovery: RecoveryWay = "none",
+    keep_at_xai: KeepAtXai = False,
+    public_url: PublicUrl = False,
+    stills: Stills = False,
     timeout_seconds: TimeoutSeconds = None,
     regenerate: Regenerate = False,
     on_unknown: UnknownOutcome = "raise",
@@ -127,6 +137,12 @@ async def agenerate_long_video(
         credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
         delivery: With "download", the flow downloads each segment and stores it. With "direct", xAI uploads it to the
             bucket.
+        recovery: With "files", xAI also keeps each segment in its Files API until it is stored. A segment whose reply
+            was lost is found there, without paying again. Not with direct delivery.
+        keep_at_xai: Keep each segment as a file in xAI's Files API, for ever or for so many seconds. The whole video
+            is joined where the flow runs, and is never at xAI. Not with direct delivery.
+        public_url: Give the files of the segments URLs that need no API key: everyone who has one can see it.
+        stills: Store the first and the last frame of the whole video beside it, too.
         timeout_seconds: Longest time to wait for one segment; a later run with the same key continues waiting.
             Default: 1200 unless configured otherwise.
         regenerate: Pay for a new attempt at a segment whose last one failed, was moderated or expired.
@@ -144,8 +160,16 @@ async def agenerate_long_video(
     if ended := await check_rescue():
         return cast("LongVideo", ended)
     credentials, store = await load_blocks(credentials, storage)
+    saving: SavingOptions = {
+        "delivery": delivery,
+        "recovery": recovery,
+        "keep_at_xai": keep_at_xai,
+        "public_url": public_url,
+        "stills": stills,
+    }
     async with explained(store):
         check_timeout(timeout_seconds)
+        check_saving(saving)
         plan = plan_long_video(
             prompts,
             duration,
@@ -162,15 +186,16 @@ async def agenerate_long_video(
         assembly = Assembly(store, key, plan, plan.fingerprint(first), get_run_logger().info)
         if made := await _found(assembly, credentials):
             get_run_logger().info("Key %s is already stored: nothing is sent", key)
-            return cast("LongVideo", completed(made))
+            return cast("LongVideo", completed(await assembly.with_stills(made) if stills else made))
         check_pyav("duration", f"{plan.duration} s", "a video of one request without PyAV")
         get_run_logger().info("%s", plan)
-    options = StartOptions(
-        storage=store, credentials=credentials, delivery=delivery, regenerate=regenerate, on_unknown=on_unknown
-    )
+    own: StartOptions = {"storage": store, "credentials": credentials}
+    own |= {"regenerate": regenerate, "on_unknown": on_unknown}
+    options = cast("StartOptions", own | delivery_of(saving))
     videos = await _Making(assembly, options, timeout_seconds).segments()
     async with explained(store):
         made = await assembly.join(videos)
+        made = await assembly.with_stills(made) if stills else made
     await publish_long_video(made, plan, store)
     return cast("LongVideo", completed(made))
 

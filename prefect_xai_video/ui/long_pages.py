@@ -2,7 +2,6 @@
 
 from prefect_xai_video.engine.segments import LongPlan
 from prefect_xai_video.engine.videos import LongVideo
-from prefect_xai_video.money import dollars
 from prefect_xai_video.ui.markdown import code, cut, escaped, table
 from prefect_xai_video.ui.pages import Link, shown, size_in_words, video_description
 
@@ -29,12 +28,14 @@ def long_video_markdown(
     rows = [
         ("Picture", video.picture),
         ("Duration", f"{video.duration} s" if video.duration else None),
-        ("Cost", None if video.cost_usd is None else dollars(video.cost_usd)),
+        ("Cost", video.price),
         ("Key", code(video.key)),
         ("Video", code(video.uri)),
         ("Size", size_in_words(video.size)),
         ("SHA-256", f"{code(video.sha256[:32])}<br>{code(video.sha256[32:])}"),
         ("Record", code(video.receipt_uri)),
+        ("Poster", code(video.poster) if video.poster else None),
+        ("Last frame", code(video.last_frame) if video.last_frame else None),
     ]
     return "\n\n".join(part for part in (shown(picture, link), table(rows), _segments(video, plan)) if part)
 
@@ -43,7 +44,7 @@ def _segments(video: LongVideo, plan: LongPlan) -> str:
     lines = ["<tr><th>Key</th><th>Seconds</th><th>Begins</th><th>Cost</th><th>Prompt</th></tr>"]
     for segment, made in zip(plan.segments, video.segments, strict=True):
         begins = f"with {segment.tail} s of the one before" if segment.tail else segment.continuation
-        cost = "not reported" if made.cost_usd is None else dollars(made.cost_usd)
+        cost = made.price or "not reported"
         prompt = escaped(cut(segment.prompt, MAX_PROMPT_CHARACTERS))
         cells = (code(made.key), f"{segment.seconds}", begins, cost, prompt)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")

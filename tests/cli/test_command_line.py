@@ -241,7 +241,7 @@ def test_a_value_that_is_not_allowed_is_one_sentence_before_anything_begins(refu
 @pytest.mark.parametrize("command", ["generate", "batch", "submit"])
 def test_what_xai_keeps_is_read_as_it_is_typed(xai_video, monkeypatch, command, arguments, stored):
     given = {}
-    monkeypatch.setattr(videos, "generate", lambda *_, delivery, **__: given.update(delivery))
+    monkeypatch.setattr(videos, "generate", lambda *_, saving, **__: given.update(delivery_of(saving)))
     for name in ("batch", "submit"):
         monkeypatch.setattr(batches, name, lambda _, options, *__, **___: given.update(delivery_of(options)))
     assert xai_video(command, "A cat", *arguments.split()) == ("", "", 0)

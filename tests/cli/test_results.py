@@ -99,6 +99,7 @@ def test_a_video_in_a_bucket(xai_video, server, bucket, aws_env, emulator):
 
 def test_a_long_video_is_planned_and_made(xai_video, server, emulator, tmp_path):
     long = ["long", "A ship leaves", "It comes home", "--duration", "4", "--key", "ship"]
+    long += ["--keep-at-xai", "7200", "--stills"]
     planned, err, code = xai_video(*long, "--dry-run")
     assert (err, code) == ("", 0)
     assert planned == (
@@ -117,8 +118,14 @@ def test_a_long_video_is_planned_and_made(xai_video, server, emulator, tmp_path)
         "Cost      nothing: an emulator made it, xAI would have billed $0.22",
         "Key       ship",
         f"Record    {tmp_path}/videos/ship.long.json",
+        f"Poster    {tmp_path}/videos/ship.poster.jpg",
+        f"Last      {tmp_path}/videos/ship.last.png",
     ]
+    sent = [request["body"].get("storage_options") for request in emulator.requests() if request["method"] == "POST"]
+    assert [options["expires_after"] for options in sent[-2:]] == [7200, 7200]
     assert out.splitlines()[1].startswith("Duration  4 s (")
+    refused = xai_video(*long, "--public-url", "--delivery", "direct", "--dry-run")
+    assert refused[1:] == ("keep_at_xai: 7200 with direct delivery is not allowed; allowed: false.\n", 2)
     refused = xai_video("long", "A ship", "--duration", "500")
     assert refused[1:] == (refused[1], 2)
     assert refused[1].startswith("duration: 500 s is not allowed; allowed: 1-405 s")
