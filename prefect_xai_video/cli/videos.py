@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from prefect_xai_video.api.options import VideoOptions, build_request
+from prefect_xai_video.api.sources import FILE_SCHEME
 from prefect_xai_video.api.validation import check_limits
 from prefect_xai_video.cli.connections import at_xai_or_emulator, credentials_of, has_key
 from prefect_xai_video.cli.places import prepared
@@ -116,6 +117,8 @@ def print_video(video: Video, store: VideoStore, key: str, *, was_paid: bool, as
         "Record" if isinstance(video, LongVideo) else "Receipt": _path(video.receipt_uri),
         "Poster": _path(video.poster or ""),
         "Last": _path(video.last_frame or ""),
+        "At xAI": f"{FILE_SCHEME}{video.file_id}" if video.file_id else "",
+        "Public": video.public_url or "",
     }
     print("\n".join(f"{name:<10}{value}" for name, value in lines.items() if value))
 

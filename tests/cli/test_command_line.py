@@ -209,7 +209,7 @@ def test_the_help_of_generate_has_all_options_of_a_video(xai_video):
         (["A cat", "--image-url", "nowhere.png"], "image_url: 'nowhere.png' can't be used"),
         (["A cat", "--image-url", __file__], "allowed: a PNG, JPEG or WebP image"),
         (["A cat", "--video-url", __file__], "allowed: an MP4 video"),
-        (["A cat", "--durations", "2"], "--durations"),
+        (["A cat", "--durations", "2"], "Unknown option: --durations. Did you mean --duration?"),
         (["A cat", "--recovery", "file"], 'Invalid value "file" for --recovery. Choose from: "none", "files"'),
         (["A cat", "--recovery", "files", "--delivery", "direct"], "recovery: 'files' with direct delivery is not"),
         (["A cat", "--keep-at-xai", "1"], "keep_at_xai: 1 is not allowed; allowed: true, false or a whole number of"),

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import av
 import pytest
 from prefect.settings import PREFECT_API_URL
 
@@ -52,6 +53,16 @@ def paid_xai():
         server.extend([answer("200 OK", json.dumps(done).encode())])
         server.extend([answer("200 OK", mp4(), "Content-Type: video/mp4")])
         yield {"XAI_API_KEY": API_KEY, "XAI_BASE_URL": f"{server.url}/v1"}
+
+
+def test_frames_need_no_prompt_and_what_stays_at_xai_is_told(xai_video, server, emulator, tmp_path):
+    av.VideoFrame(64, 64, "rgb24").save(tmp_path / "cat.png")
+    generate = ["generate", "--image-url", "cat.png", "--duration", "1", "--keep-at-xai", "7200", "--public-url"]
+    said, noted, code = xai_video(*generate, **server, XAI_API_KEY=API_KEY, XAI_BASE_URL=emulator.base_url)
+    assert code == 0, noted
+    at_xai, public = said.splitlines()[-2:]
+    assert re.fullmatch(r"At xAI    xai-file:file_[0-9a-f-]+", at_xai)
+    assert re.fullmatch(rf"Public    {re.escape(emulator.base_url.removesuffix('/v1'))}/xai-files/.+\.mp4", public)
 
 
 def test_a_second_run_with_the_same_key_says_that_nothing_is_paid_now(xai_video, server, paid_xai, tmp_path):
