@@ -152,7 +152,9 @@ async def test_bad_options_are_told_before_anything_is_sent(options, says, direc
 
 
 async def test_lost_replies_are_recovered_by_files_at_an_estimated_cost(directory, xai, submissions):
-    table = [{"prompt": f"Cat {number} [fault:start-accepted-cut]", "duration": 1} for number in range(3)]
+    table = [
+        {"prompt": f"A cat to be found {number} [fault:start-accepted-cut]", "duration": 1} for number in range(3)
+    ]
     options = {"recovery": "files", "storage": directory, "credentials": xai}
     report = await agenerate_videos(table, **options)
     assert (report.stored, report.cost_usd, submissions()) == (3, Decimal("0.15"), 3)

@@ -155,7 +155,7 @@ async def test_the_synchronous_name_does_the_same(directory, xai):
 
 async def test_rows_that_could_not_be_submitted_fail_the_run(directory, xai):
     table = rows(2)
-    table[1]["prompt"] += " [fault:start-accepted-cut]"
+    table[1]["prompt"] += " that is not collected [fault:start-accepted-cut]"
     with pytest.raises(BatchFailed, match=r"0 of 2 videos stored \(1 open, 1 unknown\)"):
         await asubmit_videos(table, storage=directory, credentials=xai)
 

@@ -19,8 +19,8 @@ from typing_extensions import override
 from prefect_xai_video.api.capabilities import (
     ASPECT_RATIOS,
     DISPUTED_ASPECT_RATIOS,
-    MAX_STORAGE_SECONDS,
     MODELS,
+    PUBLIC_URL_SECONDS,
     RESOLUTIONS,
 )
 from prefect_xai_video.batch.options import MAX_IN_FLIGHT
@@ -84,9 +84,10 @@ _VOICE = {
     },
 }
 
+_SHORTEST, _LONGEST = PUBLIC_URL_SECONDS
 _KEEPING = [
     {"type": "boolean", "title": "Keep"},
-    {"type": "integer", "title": "For so many seconds", "allOf": [{"minimum": 3600, "maximum": MAX_STORAGE_SECONDS}]},
+    {"type": "integer", "title": "For so many seconds", "allOf": [{"minimum": _SHORTEST, "maximum": _LONGEST}]},
 ]
 
 Prompt = Annotated[str, SkipValidation, form_input("Prompt")]
@@ -106,7 +107,7 @@ AspectRatio = Annotated[
     str | None,
     SkipValidation,
     MAY_STAY_EMPTY,
-    form_input("Aspect ratio", enum=[*ASPECT_RATIOS, *DISPUTED_ASPECT_RATIOS]),
+    form_input("Aspect ratio", enum=_RATIOS),
 ]
 Resolution = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, form_input("Resolution", enum=list(RESOLUTIONS))]
 # The classic UI draws a switch, and sends what it shows: so it shows xAI's default.
