@@ -7,7 +7,7 @@ from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.flows import EntrypointType
 
-from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
+from prefect_xai_video import XaiCredentials, acollect_video, agenerate_long_video, agenerate_video
 
 
 def main() -> None:
@@ -19,7 +19,8 @@ def main() -> None:
         "concurrency_limit": ConcurrencyLimitConfig(limit=10, collision_strategy="ENQUEUE"),
         "entrypoint_type": EntrypointType.MODULE_PATH,
     }
-    serve(agenerate_video.to_deployment(**options), acollect_video.to_deployment(**options))
+    flows = (agenerate_video, agenerate_long_video, acollect_video)
+    serve(*(flow.to_deployment(**options) for flow in flows))
 
 
 if __name__ == "__main__":

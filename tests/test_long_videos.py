@@ -7,6 +7,8 @@ from pathlib import Path
 
 import av
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.settings import PREFECT_API_URL
 
 from prefect_xai_video import LongVideo, generate_long_video, generate_video, plan_long_video
@@ -68,6 +70,20 @@ async def test_segments_that_go_on_from_each_other_are_one_file(
     assert submissions() == 3
     requests = [(await store.read(key)).receipt.estimated_cost_usd for key in ("ship/01", "ship/02", "ship/03")]
     assert sum(requests) == Decimal(cost)
+
+
+async def test_a_dry_run_tells_segments_and_cost_and_sends_nothing(make_here, path, submissions):
+    plan = make_here(STORY, 30, dry_run=True)
+    assert str(plan) == str(plan_long_video(STORY, 30))
+    state = make_here(STORY, 30, dry_run=True, return_state=True)
+    assert state.message == "30 s in 3 segments of grok-imagine-video, about $1.58. Nothing was sent."
+    async with get_client() as prefect:
+        artifacts = await prefect.read_artifacts(artifact_filter=ArtifactFilter(key={"like_": "xai-video-ship-%"}))
+    shown = max(artifacts, key=lambda each: each.created)
+    assert shown.description == "30 s in 3 segments of grok-imagine-video, about $1.58"
+    assert "<code>ship/02</code></td><td>10</td><td>with 4 s of the one before</td><td>about $0.54</td>" in shown.data
+    assert submissions() == 0
+    assert not [each for each in path("").rglob("*") if each.is_file()]
 
 
 def test_its_artifact_lists_the_segments(make_here):
@@ -134,6 +150,7 @@ def test_a_segment_whose_reply_was_lost_is_found_without_a_person(make_here, sub
     )
     assert [segment.request_id is None for segment in video.segments] == [False, True, False]
     assert (video.cost_usd, video.duration) == (None, 6)
+    assert None not in {segment.duration for segment in video.segments}
     assert video.estimated_cost_usd == sum(segment.estimated_cost_usd for segment in video.segments)
     assert submissions() == 3
 

@@ -79,6 +79,7 @@ def test_it_sets_up_a_server(run, emulator):
     said = run("xai-video", "setup", **emulator.environment()).splitlines()
     assert [line for line in said if line.startswith("deployment ")] == [
         "deployment generate-video/make-a-video: created",
+        "deployment generate-long-video/make-a-long-video: created",
         "deployment collect-video/collect-a-video: created",
         "deployment generate-videos/make-videos: created",
         "deployment submit-videos/submit-videos: created",

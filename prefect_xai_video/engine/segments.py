@@ -87,11 +87,15 @@ class Segment:
         """The last part of its key."""
         return f"{self.number:02}"
 
+    @property
+    def cost(self) -> str:
+        """Its estimated cost in words."""
+        return "unknown cost" if self.estimated_cost_usd is None else f"about {dollars(self.estimated_cost_usd)}"
+
     def __str__(self) -> str:
         how = f"extends the last {self.tail} s of" if self.tail else f"begins with the {self.continuation} of"
         begin = "new clip" if self.number == 1 else f"{how} {self.number - 1:02}"
-        cost = "unknown" if self.estimated_cost_usd is None else dollars(self.estimated_cost_usd)
-        return f"{self.name}: {self.seconds} s, {begin}, about {cost}"
+        return f"{self.name}: {self.seconds} s, {begin}, {self.cost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,14 @@ class LongPlan:
         """How all segments but the first one begin."""
         return self.segments[-1].continuation
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """The whole video in one line: its length, its segments, its cost."""
         cost = "unknown cost" if self.estimated_cost_usd is None else f"about {dollars(self.estimated_cost_usd)}"
-        lines = [f"{self.duration} s in {len(self.segments)} segments of {self.first.model}, {cost}"]
-        return "\n".join([*lines, *map(str, self.segments)])
+        return f"{self.duration} s in {len(self.segments)} segments of {self.first.model}, {cost}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *map(str, self.segments)])
 
     def request(self, segment: Segment, source: str | None) -> VideoRequest:
         """Build the request of a segment.

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
+from prefect.states import Completed
 from typing_extensions import Unpack
 
 from prefect_xai_video.api.capabilities import DEFAULT_MODEL
@@ -19,8 +20,12 @@ from prefect_xai_video.engine.segments import FirstClipOptions, LongPlan, Segmen
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.flows import FLOW_OPTIONS, completed, load_blocks
+from prefect_xai_video.orchestration import assets
 from prefect_xai_video.orchestration.derived_keys import derive_key
 from prefect_xai_video.orchestration.direct_flow import DirectFlow
+from prefect_xai_video.orchestration.direct_task import xai_task
+from prefect_xai_video.orchestration.events import emit_joined
+from prefect_xai_video.orchestration.labels import log_how_to_continue_segments
 from prefect_xai_video.orchestration.limits import Limits
 from prefect_xai_video.orchestration.rescues import check_rescue
 from prefect_xai_video.orchestration.run_names import name_run, prompt_words
@@ -35,11 +40,12 @@ from prefect_xai_video.tasks import (
     explained,
     open_generation,
 )
-from prefect_xai_video.ui.artifacts import publish_long_video
+from prefect_xai_video.ui.artifacts import publish_long_plan, publish_long_video
 from prefect_xai_video.ui.forms import (
     AspectRatio,
     CredentialsBlock,
     DeliveryWay,
+    DryRun,
     GenerateAudio,
     ImageUrl,
     KeepAtXai,
@@ -92,7 +98,9 @@ def _run_name() -> str:
 
 def _long_flow(function: Callable[P, R]) -> DirectFlow[P, R]:
     # Without the hooks of the other flows, which label a run with one key: this one has several.
-    return DirectFlow(function, name="generate-long-video", flow_run_name=_run_name, **FLOW_OPTIONS)
+    hooks: dict[str, Any] = {"on_cancellation": [log_how_to_continue_segments]}
+    hooks |= {"on_crashed": [log_how_to_continue_segments]}
+    return DirectFlow(function, name="generate-long-video", flow_run_name=_run_name, **FLOW_OPTIONS, **hooks)
 
 
 @_long_flow
@@ -105,6 +113,7 @@ async def agenerate_long_video(
     resolution: Resolution = None,
     generate_audio: GenerateAudio = None,
     model: Model = DEFAULT_MODEL,
+    dry_run: DryRun = False,
     storage: StorageBlock = None,
     key: Key = None,
     credentials: CredentialsBlock = None,
@@ -130,6 +139,7 @@ async def agenerate_long_video(
         generate_audio: Whether the video has sound; xAI's default is yes.
         model: xAI model id. grok-imagine-video extends each segment; with the others, a segment begins with the last
             frame of the one before.
+        dry_run: Show the segments and estimate the cost. Nothing is sent.
         storage: Bucket or directory for the video, its segments and their receipts. Default: the directory xai-video
             in Prefect's home on the machine where the flow runs, unless configured otherwise.
         key: Name of the video in the storage, without extension. With the same key, no segment is paid for twice.
@@ -151,7 +161,7 @@ async def agenerate_long_video(
         user: Identifier of your end user, passed on to xAI.
 
     Returns:
-        The stored video, with its segments.
+        The stored video, with its segments; after a dry run, its plan, as `plan_long_video` returns it.
 
     Raises:
         XaiVideoError: See `prefect_xai_video.errors`. Every error after a submission names the key of the segment and
@@ -187,20 +197,33 @@ async def agenerate_long_video(
         if made := await _found(assembly, credentials):
             get_run_logger().info("Key %s is already stored: nothing is sent", key)
             return cast("LongVideo", completed(await assembly.with_stills(made) if stills else made))
-        check_pyav("duration", f"{plan.duration} s", "a video of one request without PyAV")
         get_run_logger().info("%s", plan)
+        if dry_run:
+            await publish_long_plan(plan, key)
+            return cast("LongVideo", Completed(message=f"{plan.summary}. Nothing was sent.", data=plan))
+        check_pyav("duration", f"{plan.duration} s", "a video of one request without PyAV")
     own: StartOptions = {"storage": store, "credentials": credentials}
     own |= {"regenerate": regenerate, "on_unknown": on_unknown}
     options = cast("StartOptions", own | delivery_of(saving))
     videos = await _Making(assembly, options, timeout_seconds).segments()
-    async with explained(store):
-        made = await assembly.join(videos)
-        made = await assembly.with_stills(made) if stills else made
-    await publish_long_video(made, plan, store)
-    return cast("LongVideo", completed(made))
+    return cast("LongVideo", completed(await _join_segments(assembly, videos, stills=stills)))
 
 
 generate_long_video = _long_flow(synchronous(agenerate_long_video.fn))
+
+
+@xai_task("join_segments")
+async def _join_segments(assembly: Assembly, videos: Sequence[Video], *, stills: bool) -> LongVideo:
+    """Join stored segments into one file, and report it as any stored video: event, asset, artifact."""
+    async with explained(assembly.store):
+        for video in videos:
+            assets.uses(video.uri)
+        made = await assembly.join(videos)
+        made = await assembly.with_stills(made) if stills else made
+    emit_joined(made, assembly.plan.first)
+    assets.makes(made)
+    await publish_long_video(made, assembly.plan, assembly.store)
+    return made
 
 
 async def _found(assembly: Assembly, credentials: XaiCredentials) -> LongVideo | None:

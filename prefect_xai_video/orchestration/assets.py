@@ -36,7 +36,8 @@ def makes(video: Video) -> None:
         with _best_effort():
             context.downstream_assets.add(Asset(key=video.uri))
             # Everybody who has the public URL can see the video, and an event may be sent on to anybody.
-            facts = video.model_dump(mode="json", exclude={"uri", "receipt_uri", "public_url"})
+            # Segments are assets of their own.
+            facts = video.model_dump(mode="json", exclude={"uri", "receipt_uri", "public_url", "segments"})
             context.add_asset_metadata(video.uri, facts)
             context.update_tracked_assets()
 

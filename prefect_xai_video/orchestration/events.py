@@ -7,12 +7,16 @@ URI of the video without extension. So an automation can match all videos of a f
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from prefect.events import emit_event
 from pydantic import JsonValue
 
+from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.engine.attempts import ReceiptState
+from prefect_xai_video.engine.next_steps import NEXT_STEP
 from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.videos import LongVideo
 
 EVENT_OF: Mapping[ReceiptState, str] = {
     "submitted": "xai-video.submitted",
@@ -34,9 +38,44 @@ def emit_change(receipt: Receipt, receipt_uri: str) -> None:
     """
     event = EVENT_OF.get(receipt.state)
     if event is not None and not _is_restored(receipt):
-        video = receipt_uri.removesuffix(".json")
-        resource = {"prefect.resource.id": f"xai-video.{video}", "prefect.resource.name": receipt.key}
-        emit_event(event, resource, payload=payload_of(receipt, receipt_uri))
+        _emit(event, receipt_uri.removesuffix(".json"), receipt.key, payload_of(receipt, receipt_uri))
+
+
+def emit_joined(video: LongVideo, first: VideoRequest) -> None:
+    """Emit the event for a long video that was joined and stored; each of its segments has events of its own.
+
+    Args:
+        video: The video.
+        first: The request of its first segment.
+    """
+    request = first.record()
+    payload: dict[str, JsonValue] = {
+        "key": video.key,
+        "state": "stored",
+        "request_id": None,
+        "mode": "long",
+        "model": video.model,
+        "duration": video.duration,
+        "resolution": request.get("resolution"),
+        "aspect_ratio": request.get("aspect_ratio"),
+        "cost_usd": _text(video.cost_usd),
+        "estimated_cost_usd": _text(video.estimated_cost_usd),
+        "uri": video.uri,
+        "receipt_uri": video.receipt_uri,
+        "sha256": video.sha256,
+        "size": video.size,
+        "message": None,
+        "next_step": NEXT_STEP["stored"],
+    }
+    _emit(EVENT_OF["stored"], video.uri.removesuffix(".mp4"), video.key, payload)
+
+
+def _emit(event: str, video: str, key: str, payload: dict[str, JsonValue]) -> None:
+    emit_event(event, {"prefect.resource.id": f"xai-video.{video}", "prefect.resource.name": key}, payload=payload)
+
+
+def _text(cost: Decimal | None) -> str | None:
+    return None if cost is None else str(cost)
 
 
 def _is_restored(receipt: Receipt) -> bool:
@@ -57,8 +96,8 @@ def payload_of(receipt: Receipt, receipt_uri: str) -> dict[str, JsonValue]:
         "duration": receipt.duration or request.get("duration"),
         "resolution": request.get("resolution"),
         "aspect_ratio": request.get("aspect_ratio"),
-        "cost_usd": None if receipt.cost_usd is None else str(receipt.cost_usd),
-        "estimated_cost_usd": None if receipt.estimated_cost_usd is None else str(receipt.estimated_cost_usd),
+        "cost_usd": _text(receipt.cost_usd),
+        "estimated_cost_usd": _text(receipt.estimated_cost_usd),
         "uri": file.uri if file else None,
         "receipt_uri": receipt_uri,
         "sha256": file.sha256 if file else None,

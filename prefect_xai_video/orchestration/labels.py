@@ -106,8 +106,21 @@ async def log_how_to_continue(flow: Flow[Any, Any], flow_run: FlowRun, state: St
             f"No request id is known. If the storage contains a {receipt}, it records whether anything was sent. "
             f"Retry this run, or run again with that key: a video is never paid for twice."
         )
-    event = "crashed" if state.is_crashed() else "was cancelled"
-    flow_run_logger(flow_run, flow).warning("The run %s. %s", event, advice)
+    flow_run_logger(flow_run, flow).warning("The run %s. %s", _end(state), advice)
+
+
+def log_how_to_continue_segments(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Log how a cancelled or crashed run of a long video is continued: by its own key, whichever segment it made."""
+    key = flow_run.parameters.get("key")
+    again = f", or run again with the key {key}," if key else ""
+    advice = f"Retry this run{again} to continue: no segment is paid for twice."
+    flow_run_logger(flow_run, flow).warning(
+        "The run %s. xAI renders and bills what it has accepted. %s", _end(state), advice
+    )
+
+
+def _end(state: State[Any]) -> str:
+    return "crashed" if state.is_crashed() else "was cancelled"
 
 
 async def _write(flow_run_id: UUID, labels: dict[str, str]) -> None:

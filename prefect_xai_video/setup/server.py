@@ -226,7 +226,14 @@ async def follow_up_of(client: PrefectClient, name: str, names: list[str]) -> Au
     return follow_up(deployment, sources)
 
 
-OWN_FLOWS = ("generate-video/", "generate-videos/", "submit-videos/", "collect-video/", "collect-videos/")
+OWN_FLOWS = (
+    "generate-video/",
+    "generate-long-video/",
+    "generate-videos/",
+    "submit-videos/",
+    "collect-video/",
+    "collect-videos/",
+)
 
 
 async def ids_of(client: PrefectClient, names: list[str]) -> list[UUID]:

@@ -21,7 +21,7 @@ from prefect_xai_video.engine.stores import VideoStore
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.settings import XaiVideoSettings
-from prefect_xai_video.ui.long_pages import long_video_description, long_video_markdown
+from prefect_xai_video.ui.long_pages import long_plan_markdown, long_video_description, long_video_markdown
 from prefect_xai_video.ui.pages import (
     Link,
     artifact_key,
@@ -125,6 +125,17 @@ async def publish_long_video(video: LongVideo, plan: LongPlan, store: VideoStore
         seen = await _seen(store, video.key, settings)
         words = settings.words_of(plan.first.prompt)
         await _publish(video.key, long_video_markdown(video, plan, *seen), long_video_description(video, words))
+
+
+async def publish_long_plan(plan: LongPlan, key: str) -> None:
+    """Publish the plan of a long video as an artifact of the current run.
+
+    Args:
+        plan: The plan.
+        key: The key of the video.
+    """
+    async with best_effort(key):
+        await _publish(key, long_plan_markdown(plan, key), plan.summary)
 
 
 async def publish_failure(error: XaiVideoError, store: VideoStore | None) -> None:

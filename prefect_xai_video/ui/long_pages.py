@@ -1,5 +1,7 @@
 """The Markdown of a long video's artifact, as pure functions of data."""
 
+from collections.abc import Sequence
+
 from prefect_xai_video.engine.segments import LongPlan
 from prefect_xai_video.engine.videos import LongVideo
 from prefect_xai_video.ui.markdown import code, cut, escaped, table
@@ -37,15 +39,27 @@ def long_video_markdown(
         ("Poster", code(video.poster) if video.poster else None),
         ("Last frame", code(video.last_frame) if video.last_frame else None),
     ]
-    return "\n\n".join(part for part in (shown(picture, link), table(rows), _segments(video, plan)) if part)
+    costs = [segment.price or "not reported" for segment in video.segments]
+    segments = _segments(plan, video.key, costs)
+    return "\n\n".join(part for part in (shown(picture, link), table(rows), segments) if part)
 
 
-def _segments(video: LongVideo, plan: LongPlan) -> str:
+def long_plan_markdown(plan: LongPlan, key: str) -> str:
+    """Write the page of a long video of which nothing was sent: the estimated cost, and a table of its segments.
+
+    Args:
+        plan: Its plan.
+        key: Its key.
+    """
+    facts = f"<p>{escaped(plan.summary)}. Nothing was sent.</p>"
+    return f"{facts}\n\n{_segments(plan, key, [segment.cost for segment in plan.segments])}"
+
+
+def _segments(plan: LongPlan, key: str, costs: Sequence[str]) -> str:
     lines = ["<tr><th>Key</th><th>Seconds</th><th>Begins</th><th>Cost</th><th>Prompt</th></tr>"]
-    for segment, made in zip(plan.segments, video.segments, strict=True):
+    for segment, cost in zip(plan.segments, costs, strict=True):
         begins = f"with {segment.tail} s of the one before" if segment.tail else segment.continuation
-        cost = made.price or "not reported"
         prompt = escaped(cut(segment.prompt, MAX_PROMPT_CHARACTERS))
-        cells = (code(made.key), f"{segment.seconds}", begins, cost, prompt)
+        cells = (code(f"{key}/{segment.name}"), f"{segment.seconds}", begins, cost, prompt)
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return "\n".join(['<table cellpadding="4">', *lines, "</table>"])

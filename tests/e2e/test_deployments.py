@@ -384,6 +384,19 @@ def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it
     has_said(ended_run(GENERATE, key="by/command").id, "Retrying in 1 s.")
 
 
+def test_a_long_video_is_estimated_and_made_by_its_deployment(worker, s3):
+    name, story = "generate-long-video/make-a-long-video", {"prompts": ["A ship", "A storm"], "duration": 4}
+    with get_client(sync_client=True) as prefect:
+        deployment = prefect.read_deployment_by_name(name)
+        for parameters in ({"key": "by/estimate", "dry_run": True}, {"key": "by/ship"}):
+            prefect.create_flow_run_from_deployment(deployment.id, parameters=story | parameters)
+    summary = "4 s in 2 segments of grok-imagine-video, about $0.22. Nothing was sent."
+    assert ended_run(name, key="by/estimate").state.message == summary
+    assert "by/ship.mp4 (4 s, $0.22)" in ended_run(name, key="by/ship").state.message
+    assert {"by/ship.mp4", "by/ship.long.json", "by/ship/02.json"} <= objects(s3)
+    assert not any(key.startswith("by/estimate") for key in objects(s3))
+
+
 def test_run_by_a_schedule_stores_a_video_in_the_bucket(again, worker, s3):
     run = ended_run(GENERATE, key="by/schedule")
     with get_client(sync_client=True) as prefect:
@@ -560,7 +573,7 @@ def test_served_flow_makes_a_video(first, env, home):
     serving = subprocess.Popen([sys.executable, ROOT / "deployments" / "serve.py"], env=environment)
     try:
         with get_client(sync_client=True) as prefect:
-            wait_until(lambda: {"generate-video", "collect-video"} == served(prefect))
+            wait_until(lambda: {"generate-video", "generate-long-video", "collect-video"} == served(prefect))
             deployment = prefect.read_deployment_by_name("generate-video/served")
             parameters = {"prompt": "A cat", "duration": 1, "key": "by/server"}
             prefect.create_flow_run_from_deployment(deployment.id, parameters=parameters)

@@ -9,10 +9,11 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Crashed
 
 from prefect_xai_video import (
     XaiCredentials,
+    agenerate_long_video,
     agenerate_video,
     asave_video,
     astart_video,
@@ -211,6 +212,46 @@ async def test_the_video_is_an_asset_made_of_its_input(bucket, xai, aws, emitted
     assert video.public_url not in made.model_dump_json()
     assert "s3://videos/cat.png" in {related.id for related in made.related if related.role == "asset"}
     assert [event.resource.id for event in emitted("prefect.asset.referenced")] == ["s3://videos/cat.png"]
+
+
+async def test_a_long_video_is_told_and_is_an_asset_made_of_its_segments(bucket, xai, emitted):
+    options = {"aspect_ratio": "1:1", "key": "ship", "storage": bucket, "credentials": xai}
+    video = await agenerate_long_video([PROMPT, "A storm"], 4, keep_at_xai=True, public_url=True, **options)
+    assert await agenerate_long_video([PROMPT, "A storm"], 4, keep_at_xai=True, public_url=True, **options) == video
+    *_, last, stored = emitted("xai-video.stored")
+    assert (last.payload["key"], last.payload["mode"]) == ("ship/02", "extend")
+    assert stored.resource.id == f"xai-video.{video.uri.removesuffix('.mp4')}"
+    assert stored.payload.keys() == last.payload.keys()
+    told = {name: stored.payload[name] for name in ("key", "mode", "duration", "aspect_ratio", "cost_usd", "uri")}
+    assert told == {
+        "key": "ship",
+        "mode": "long",
+        "duration": 4,
+        "aspect_ratio": "1:1",
+        "cost_usd": "0.22",
+        "uri": video.uri,
+    }
+    assert PROMPT not in stored.model_dump_json()
+    *_, made = emitted("prefect.asset.materialization.succeeded")
+    assert made.resource.id == video.uri
+    segments = {segment.uri for segment in video.segments}
+    assert segments <= {related.id for related in made.related if related.role == "asset"}
+    assert not any(segment.public_url in made.model_dump_json() for segment in video.segments)
+    assert [event.resource.id for event in emitted("xai-video.stored")].count(stored.resource.id) == 1
+
+
+@pytest.mark.parametrize(("state", "event"), [(Cancelled(), "was cancelled"), (Crashed(), "crashed")])
+async def test_an_interrupted_run_of_a_long_video_is_told_its_own_key(directory, xai, caplog, state, event):
+    with pytest.raises(VideoTimeout):
+        await agenerate_long_video(
+            f"{PROMPT} [fault:never-done]", 4, key="ship", timeout_seconds=0.3, storage=directory, credentials=xai
+        )
+    async with get_client() as client:
+        (run,) = await client.read_flow_runs(limit=1, sort="START_TIME_DESC")
+    for hook in {*agenerate_long_video.on_cancellation_hooks, *agenerate_long_video.on_crashed_hooks}:
+        hook(agenerate_long_video, run, state)
+    assert f"The run {event}. xAI renders and bills what it has accepted." in caplog.text
+    assert "or run again with the key ship, to continue: no segment is paid for twice" in caplog.text
 
 
 async def test_a_cancelled_run_is_told_how_to_pick_the_video_up(interrupted, caplog):
