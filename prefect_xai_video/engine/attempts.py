@@ -85,7 +85,7 @@ class Failure(Frozen):
         return cls(type=type(error).__name__, message=error.message, http_status=error.http_status, code=error.code)
 
 
-OF_CLIP = ("width", "height", "frame_rate", "has_sound")
+OF_CLIP = ("seconds", "width", "height", "frame_rate", "has_sound")
 """Facts of a stored file that the index of its video tells."""
 
 
@@ -97,7 +97,8 @@ class StoredFile(Frozen):
         size: Size in bytes.
         sha256: SHA-256 as a hexadecimal string.
         content_type: Content type, for example `video/mp4`.
-        width: Width in pixels; None if the index of the video could not be read, as for the next three.
+        seconds: Length in seconds; None if the index of the video could not be read, as for the next four.
+        width: Width in pixels.
         height: Height in pixels.
         frame_rate: Frames a second on average.
         has_sound: Whether it has sound.
@@ -111,6 +112,7 @@ class StoredFile(Frozen):
     size: int
     sha256: str
     content_type: str
+    seconds: float | None = None
     width: int | None = None
     height: int | None = None
     frame_rate: float | None = None
@@ -184,7 +186,7 @@ class Attempt(Frozen):
         answer: Redacted beginning of a response to the POST that could not be parsed.
         cost_usd: Billed cost in USD.
         failure: Why there is no video; of a submitted attempt, that xAI did not know its request id at the last poll.
-        duration: Duration of the video in seconds.
+        duration: Duration of the video in seconds, as xAI reported it.
         url: Temporary URL of the finished video, unless it is signed.
         file: The stored file; in state `done`, the file that is about to be stored.
     """

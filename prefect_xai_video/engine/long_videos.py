@@ -66,7 +66,7 @@ class LongRecord(Frozen):
             cost_usd=self.cost_usd,
             estimated_cost_usd=_total(segment.estimated_cost_usd for segment in self.segments),
             segments=self.segments,
-            **self.file.model_dump(exclude={"version"}),
+            **self.file.model_dump(exclude={"version", "seconds"}),
         )
 
 

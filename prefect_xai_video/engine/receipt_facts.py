@@ -123,8 +123,10 @@ class ReceiptFacts(Frozen):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def duration(self) -> int | None:
-        """Duration of the video in seconds."""
-        return self.attempt.duration
+        """Duration of the video in seconds: as xAI reported it, or else that of the stored file, rounded."""
+        if self.attempt.duration is not None or self.file is None or self.file.seconds is None:
+            return self.attempt.duration
+        return max(round(self.file.seconds), 1)
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -183,7 +183,7 @@ class Receipt(ReceiptFacts):
             return self._moved(
                 "done",
                 done_at=self.attempt.done_at or now(),
-                duration=status.duration or self.duration,
+                duration=status.duration or self.attempt.duration,
                 model=status.model or self.model,
                 url=_unsigned(status.url),
                 failure=None,
@@ -337,7 +337,7 @@ class Receipt(ReceiptFacts):
             estimated_cost_usd=self.estimated_cost_usd,
             file_id=kept.id if kept else None,
             public_url=kept.public_url if kept else None,
-            **self.file.model_dump(exclude={"version"}),
+            **self.file.model_dump(exclude={"version", "seconds"}),
         )
 
     def _check_move(self, state: ReceiptState) -> None:

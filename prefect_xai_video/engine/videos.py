@@ -18,7 +18,7 @@ class Video(Frozen):
         receipt_uri: URI of its receipt.
         request_id: xAI's request id; None if the response was lost and the video was found all the same.
         model: Model that rendered it; None if unknown.
-        duration: Duration in seconds; None if xAI did not report it.
+        duration: Duration in seconds; None if xAI did not report it and the index of the video could not be read.
         cost_usd: Billed cost in USD; None if xAI did not report it.
         estimated_cost_usd: Estimated cost from the price table in USD, in case xAI did not report the billed one.
         size: Size in bytes.

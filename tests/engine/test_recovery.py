@@ -72,7 +72,9 @@ async def test_a_submission_whose_reply_was_lost_is_recognised_by_its_file(engin
     text = f"A lost cat [fault:{fault}] [fault:file-list-lags] [fault:file-list-500] [fault:download-cut]"
     video = await make(engine, text)
     assert (video.request_id, video.cost_usd, video.price) == (None, None, "about $0.05 (an estimate)")
-    assert video.size > 1000
+    # The file itself tells how long it is.
+    assert (video.duration, video.size > 1000) == (1, True)
+    assert (await receipt_of(engine)).attempt.duration is None
     assert (await receipt_of(engine)).attempt.xai_file.name not in await names(engine)
     assert await make(engine, text) == video
     assert submissions() == 1
