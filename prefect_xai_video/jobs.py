@@ -159,12 +159,7 @@ class XaiVideoGenerator(ClipOptions, JobBlock[Video]):
 
     @property
     def _delivery(self) -> DeliveryOptions:
-        return {
-            "delivery": self.delivery,
-            "recovery": self.recovery,
-            "keep_at_xai": self.keep_at_xai,
-            "public_url": self.public_url,
-        }
+        return cast("DeliveryOptions", {name: getattr(self, name) for name in DeliveryOptions.__annotations__})
 
     @property
     def _store(self) -> VideoStore:

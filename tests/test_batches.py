@@ -39,6 +39,42 @@ def rows(count, **options):
     return [{"key": f"cats/{number}", "prompt": f"Cat {number}", "duration": 1} | options for number in range(count)]
 
 
+async def test_a_row_of_a_file_whose_reply_was_lost_is_found_if_its_cell_says_so(
+    directory, xai, tmp_path, submissions, emulator
+):
+    table = tmp_path / "cats.csv"
+    lost = "[fault:start-accepted-cut]"
+    table.write_text(f"key,prompt,duration,recovery\none,One {lost},1,files\ntwo,Two {lost},1,\nthree,Three,1,none\n")
+    report = await agenerate_videos(
+        str(table), storage=directory, credentials=xai, timeout_seconds=20, allow_failures=True
+    )
+    assert {row.key: row.state for row in report.rows} == {"one": "stored", "two": "unknown", "three": "stored"}
+    assert (report.rows.of("one").request_id, report.rows.of("one").duration) == (None, 1)
+    posted = [request["body"] for request in emulator.requests() if request["method"] == "POST"][-3:]
+    assert {body["prompt"][:3]: "storage_options" in body for body in posted} == {
+        "One": True,
+        "Two": False,
+        "Thr": False,
+    }
+    assert submissions() == 3
+
+
+async def test_stills_of_a_batch_are_those_of_any_video(storage, xai, submissions, tmp_path):
+    wanted = {"storage": storage, "credentials": xai}
+    plain = await agenerate_videos(rows(2), **wanted)
+    assert [row.last_frame for row in plain.rows] == [None, None]
+    # Stored videos get theirs without paying; a row may do without.
+    mixed = [*rows(2), {"key": "cats/2", "prompt": "Cat 2", "duration": 1, "stills": False}]
+    report = await agenerate_videos(mixed, stills=True, **wanted)
+    assert (report.stored, report.new, submissions()) == (3, 1, 3)
+    assert [row.last_frame for row in report.rows] == [f"{row.uri[:-4]}.last.png" for row in report.rows[:2]] + [None]
+    assert report.rows[0].poster == f"{report.rows[0].uri[:-4]}.poster.jpg"
+    video = await agenerate_video("Cat 1", duration=1, key="cats/1", **wanted)
+    assert (video.poster, video.last_frame) == (report.rows[1].poster, report.rows[1].last_frame)
+    store = open_store(storage, tmp_path)
+    assert await store.read_file("cats/0.last.png", tmp_path / "last.png")
+
+
 async def test_a_batch_makes_each_video_once_and_a_second_run_sends_nothing(storage, xai, submissions, emulator):
     report = await agenerate_videos(rows(5), in_flight=3, storage=storage, credentials=xai)
     assert (report.count, report.stored, report.new, report.cost_usd) == (5, 5, 5, Decimal("0.25"))

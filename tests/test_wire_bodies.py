@@ -12,7 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
-from prefect_xai_video import Keyframe, Voice, XaiVideoGenerator, agenerate_video, start_video
+from prefect_xai_video import Keyframe, Voice, XaiVideoGenerator, agenerate_video, asubmit_videos, start_video
 from prefect_xai_video.api.options import LISTS, VideoOptions, build_request
 from prefect_xai_video.api.storage_options import is_own_name
 from prefect_xai_video.batch.manifest import open_manifest
@@ -224,6 +224,14 @@ def test_what_xai_keeps_reaches_the_wire(emulator, directory, xai, options, stor
     assert storage_options(emulator) == stored
     XaiVideoGenerator(storage=directory, credentials=xai, **options).trigger("A dog")
     assert received(emulator)[1]["prompt"] == "A dog"
+    assert storage_options(emulator) == stored
+
+
+@KEEPING
+async def test_what_xai_keeps_reaches_the_wire_from_a_row(emulator, directory, xai, tmp_path, options, stored):
+    table = tmp_path / "cats.csv"
+    table.write_text(f"prompt,{','.join(options)}\nA cat,{','.join(map(str, options.values()))}\n")
+    await asubmit_videos(str(table), storage=directory, credentials=xai)
     assert storage_options(emulator) == stored
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import get_args
+from typing import cast, get_args
 
 from prefect_xai_video.batch.own_columns import checked_keep
-from prefect_xai_video.engine.handover import Handover
-from prefect_xai_video.engine.options import Delivery, DeliveryOptions, OnUnknown, Recovery
+from prefect_xai_video.engine.handover import Handover, check_saving
+from prefect_xai_video.engine.options import DeliveryOptions, OnUnknown, SavingOptions
 from prefect_xai_video.errors import not_allowed, shown
 
 MAX_IN_FLIGHT = 10_000
@@ -16,8 +16,8 @@ limit, 158 requests a second, keeps 2,100 videos of 40 s in flight: docs/concept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOptions:
-    """The options of a batch, as a user gave them.
+class BatchOptions(Handover):
+    """The options of a batch, as a user gave them; those of `Handover` hold for each row that has none of its own.
 
     Attributes:
         key: Template of the keys; None for the default.
@@ -26,10 +26,7 @@ class BatchOptions:
         budget_usd: Largest cost of the run in USD; None for no limit.
         allow_failures: Whether the run counts as completed if some rows have no video.
         dry_run: Whether nothing is sent.
-        delivery: How the videos reach the storage.
-        recovery: How a video is found whose reply was lost.
-        keep_at_xai: Whether, or for how many seconds, the videos are kept as files at xAI.
-        public_url: Whether these files get URLs that need no API key.
+        stills: Whether the first and the last frame of each video are stored, too; None if the run saves no videos.
         regenerate: Whether new attempts of failed rows are paid for.
         on_unknown: What happens to rows of an unknown outcome.
         shard_rows: Most rows of a shard; None to make all rows in one process.
@@ -45,10 +42,7 @@ class BatchOptions:
     budget_usd: object = None
     allow_failures: bool = False
     dry_run: bool = False
-    delivery: Delivery = "download"
-    recovery: Recovery = "none"
-    keep_at_xai: bool | int = False
-    public_url: bool = False
+    stills: bool | None = False
     regenerate: bool = False
     on_unknown: OnUnknown = "raise"
     shard_rows: int | None = None
@@ -68,7 +62,7 @@ class BatchOptions:
                 raise not_allowed(name, shown(getattr(self, name)), "true or false")
         if self.on_unknown not in get_args(OnUnknown):
             raise not_allowed("on_unknown", shown(self.on_unknown), " or ".join(get_args(OnUnknown)))
-        Handover(**self.for_each)
+        check_saving(self.for_each)
         _ = self.checked_budget
 
     @property
@@ -81,14 +75,11 @@ class BatchOptions:
         return checked_keep(self.keep)
 
     @property
-    def for_each(self) -> DeliveryOptions:
-        """How each video comes to the store."""
-        return {
-            "delivery": self.delivery,
-            "recovery": self.recovery,
-            "keep_at_xai": self.keep_at_xai,
-            "public_url": self.public_url,
-        }
+    def for_each(self) -> SavingOptions:
+        """How each video comes to the store, unless its row says otherwise."""
+        delivery = {name: getattr(self, name) for name in DeliveryOptions.__annotations__}
+        stills = {} if self.stills is None else {"stills": self.stills}
+        return cast("SavingOptions", delivery | stills)
 
     @property
     def checked_budget(self) -> Decimal | None:

@@ -76,6 +76,8 @@ class RowOutcome(BaseModel):
         size: Size of the video in bytes.
         width: Width of the video in pixels.
         height: Height of the video in pixels.
+        poster: URI of its first frame, if stills were asked for.
+        last_frame: URI of its last frame, if stills were asked for.
         estimated_cost_usd: Estimated cost in USD.
         cost_usd: Billed cost in USD, also of a video that was paid for by an earlier run.
         queue_seconds: Seconds from the claim to xAI's reply with the request id.
@@ -105,6 +107,8 @@ class RowOutcome(BaseModel):
     size: int | None = None
     width: int | None = None
     height: int | None = None
+    poster: str | None = None
+    last_frame: str | None = None
     estimated_cost_usd: Decimal | None = None
     cost_usd: Decimal | None = None
     queue_seconds: float | None = None
@@ -208,6 +212,8 @@ def facts_of_receipt(receipt: Receipt) -> dict[str, Any]:
         "size": file.size if file else None,
         "width": file.width if file else None,
         "height": file.height if file else None,
+        "poster": file.poster if file else None,
+        "last_frame": file.last_frame if file else None,
         "queue_seconds": (replied - attempt.started_at).total_seconds() if replied else None,
         "render_seconds": (done - replied).total_seconds() if done and replied else None,
         "save_seconds": (attempt.outcome_at - done).total_seconds() if done and is_stored else None,

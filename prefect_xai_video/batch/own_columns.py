@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect_xai_video.api.options import VideoOptions
+from prefect_xai_video.engine.options import SavingOptions
 from prefect_xai_video.errors import not_allowed, shown
 
-OPTIONS = frozenset({"prompt", *VideoOptions.__annotations__})
+OPTIONS = frozenset({"prompt", *VideoOptions.__annotations__, *SavingOptions.__annotations__})
 """Columns that are options of a video."""
 
 MAX_KEPT = 100

@@ -5,21 +5,25 @@ the rows are read and checked again when they are due.
 """
 
 import hashlib
-import math
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
-from prefect_xai_video.api.options import LISTS, build_request
+from prefect_xai_video.api.options import VideoOptions, build_request
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.api.validation import Validation, check_limits
-from prefect_xai_video.batch.manifest import Manifest, Row, read_json
-from prefect_xai_video.batch.own_columns import OPTIONS, kept_cells
+from prefect_xai_video.batch.cells import cell_of, typed
+from prefect_xai_video.batch.manifest import Manifest, Row
+from prefect_xai_video.batch.options import BatchOptions
+from prefect_xai_video.batch.own_columns import kept_cells
+from prefect_xai_video.engine.handover import check_saving
 from prefect_xai_video.engine.inputs import check_inputs, fingerprint_of
 from prefect_xai_video.engine.keys import check_key, slug
+from prefect_xai_video.engine.options import SavingOptions
 from prefect_xai_video.engine.reading import Readable
+from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.errors import InvalidManifest, InvalidRequest, XaiVideoError, no_such, not_allowed, shown
 
 MAX_FINDINGS = 100
@@ -32,7 +36,10 @@ DIGEST_LENGTH = 12
 COMPUTED = frozenset({"digest", "slug", "manifest"})
 """Fields of a key template that are not columns."""
 
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+OF_REQUEST = frozenset({"prompt", *VideoOptions.__annotations__})
+"""Columns of which the request is made; the others are how its video comes to the store."""
+
+DEFAULT_SAVING = BatchOptions().for_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class PlannedRow:
         place: Where a person finds it in the manifest.
         key: The key of its video.
         request: What it asks for.
+        saving: How its video comes to the store: its own cells, and for the others the options of the batch.
         kept: Its cells that are carried through to the report, as text, by column.
     """
 
@@ -51,7 +59,14 @@ class PlannedRow:
     place: str
     key: str
     request: VideoRequest
+    saving: SavingOptions = field(default_factory=lambda: DEFAULT_SAVING)
     kept: Mapping[str, str] = field(default_factory=dict)
+
+    def is_made(self, receipt: Receipt) -> bool:
+        """Whether a receipt has all that the row asks for: its stored video, and stills if they are wanted."""
+        is_stored = receipt.state == "stored" and receipt.file is not None
+        lacks_stills = self.saving.get("stills", False) and not (receipt.file and receipt.file.last_frame)
+        return is_stored and not lacks_stills
 
 
 class KeyTemplate:
@@ -146,6 +161,7 @@ class Plan:
         manifest: The manifest.
         template: How keys are made.
         keep: Columns that are carried through to the report.
+        saving: How the videos come to the store, unless a row says otherwise.
         readable: The locations from which local inputs may be read; None for any.
         validation: Whether values that the table of models does not list are refused.
         start: Number of rows at the beginning that belong to another shard.
@@ -161,6 +177,7 @@ class Plan:
     manifest: Manifest
     template: KeyTemplate
     keep: tuple[str, ...]
+    saving: SavingOptions
     readable: Readable | None
     validation: Validation
     start: int
@@ -174,9 +191,10 @@ class Plan:
 
     def rows(self) -> Iterator[PlannedRow]:
         """Read and check the rows again, in order."""
+        has_header = self.manifest.columns is not None
         for row in self.manifest.rows(self.start, self.stop):
             yield planned(
-                row, self.template, self.readable, keep=self.keep, has_header=self.manifest.columns is not None
+                row, self.template, self.readable, keep=self.keep, saving=self.saving, has_header=has_header
             )
 
 
@@ -185,6 +203,7 @@ def make_plan(
     key: str | None = None,
     *,
     keep: tuple[str, ...] = (),
+    saving: SavingOptions = DEFAULT_SAVING,
     validation: Validation = "strict",
     readable: Readable | None = None,
     start: int = 0,
@@ -196,6 +215,7 @@ def make_plan(
         manifest: The manifest.
         key: Template of the keys. Default: the column `key`, if there is one, else `{manifest}/{slug}-{digest}`.
         keep: Columns that are carried through to the report.
+        saving: How the videos come to the store, unless a row says otherwise; a row may say no more than this.
         validation: Whether values that the table of models does not list are refused.
         readable: The locations from which local inputs may be read; None for any.
         start: Number of rows to skip.
@@ -207,7 +227,8 @@ def make_plan(
     """
     template = KeyTemplate(_template(manifest, key), manifest.name)
     findings, survey = Findings(), _Survey(validation)
-    for finding in _check_header(manifest.columns, template, keep) if manifest.columns is not None else ():
+    has_header = manifest.columns is not None
+    for finding in _check_header(manifest.columns, template, keep, saving) if manifest.columns is not None else ():
         findings.add(f"header: {finding}")
     # The rows of a shard may be just those without a cell in it.
     unseen = dict.fromkeys(keep if manifest.columns is None and stop is None else ())
@@ -215,7 +236,7 @@ def make_plan(
         for name in unseen.keys() & row.values.keys():
             del unseen[name]
         try:
-            made = planned(row, template, readable, keep=keep, has_header=manifest.columns is not None)
+            made = planned(row, template, readable, keep=keep, saving=saving, has_header=has_header)
             check_inputs(made.request, readable)
             survey.add(made)
         except XaiVideoError as error:
@@ -228,6 +249,7 @@ def make_plan(
         manifest,
         template,
         keep,
+        saving,
         readable,
         validation,
         start,
@@ -246,7 +268,8 @@ def planned(
     template: KeyTemplate,
     readable: Readable | None,
     *,
-    keep: tuple[str, ...] = (),
+    keep: tuple[str, ...],
+    saving: SavingOptions,
     has_header: bool,
 ) -> PlannedRow:
     """Check one row.
@@ -256,6 +279,7 @@ def planned(
         template: Makes its key.
         readable: The locations from which local inputs may be read; None for any.
         keep: Columns that are carried through to the report.
+        saving: As for `make_plan`.
         has_header: Whether the names of its columns were checked for all rows at once.
 
     Raises:
@@ -263,13 +287,16 @@ def planned(
     """
     if row.problem is not None:
         raise InvalidRequest(f"{row.problem}.")
-    if not has_header and (unknown := _unknown(row.values, template, keep)):
-        raise InvalidRequest(_no_such_column(unknown[0]))
-    values = {name: _cell(value) for name, value in row.values.items()}
-    options = {name: _typed(name, value) for name, value in values.items() if name in OPTIONS}
+    if not has_header and (unknown := _unknown(row.values, template, keep, saving)):
+        raise InvalidRequest(_no_such_column(unknown[0], saving))
+    values = {name: cell_of(value) for name, value in row.values.items()}
+    options = {name: typed(name, value) for name, value in values.items() if name in OF_REQUEST}
     request = build_request(options.pop("prompt", None) or "", **options)
+    own = {name: typed(name, values[name]) for name in saving if values.get(name) is not None}
+    each = cast("SavingOptions", {**saving, **own})
+    check_saving(each)
     key = template.key(values, request, readable)
-    return PlannedRow(row.number, row.place, key, request, kept_cells(values, keep))
+    return PlannedRow(row.number, row.place, key, request, each, kept_cells(values, keep))
 
 
 class _Survey:
@@ -315,13 +342,21 @@ def _template(manifest: Manifest, key: str | None) -> str:
     return "{key}" if "key" in columns else DEFAULT_KEY
 
 
-def _unknown(columns: Mapping[str, Any] | tuple[str, ...], template: KeyTemplate, keep: tuple[str, ...]) -> list[str]:
-    known = OPTIONS | template.columns | {*keep}
+def _unknown(
+    columns: Mapping[str, Any] | tuple[str, ...],
+    template: KeyTemplate,
+    keep: tuple[str, ...],
+    saving: SavingOptions,
+) -> list[str]:
+    known = OF_REQUEST | saving.keys() | template.columns | {*keep}
     return [str(name) for name in columns if name not in known]
 
 
-def _check_header(columns: tuple[str, ...], template: KeyTemplate, keep: tuple[str, ...]) -> Iterator[str]:
-    yield from map(_no_such_column, _unknown(columns, template, keep))
+def _check_header(
+    columns: tuple[str, ...], template: KeyTemplate, keep: tuple[str, ...], saving: SavingOptions
+) -> Iterator[str]:
+    for name in _unknown(columns, template, keep, saving):
+        yield _no_such_column(name, saving)
     for name in sorted(template.columns.difference(columns)):
         yield f"{name}: the key template names it, but there is no such column."
     for name in keep:
@@ -331,40 +366,9 @@ def _check_header(columns: tuple[str, ...], template: KeyTemplate, keep: tuple[s
         yield f"{name}: the column occurs twice."
 
 
-def _no_such_column(name: str) -> str:
+def _no_such_column(name: str, saving: SavingOptions) -> str:
     others = "the columns that the key template names, and columns of your own, which keep names"
-    return no_such("column", name, [*sorted(OPTIONS), "key", others]).message
-
-
-def _cell(value: Any) -> Any:
-    """Read a cell as a person means it: a missing number of a data frame is empty, and 7.0 is 7."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else int(value) if value.is_integer() else value
-    return None if value == "" else value
-
-
-def _typed(name: str, value: Any) -> Any:
-    """Convert the text of a CSV cell to the type of its option; what can't be converted is refused later."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if name == "duration" and text.isdecimal():
-        return int(text)
-    if name in LISTS:
-        return _list(name, text)
-    if name == "generate_audio":
-        return _BOOLEANS.get(text.lower(), value)
-    return value if name == "prompt" else text
-
-
-def _list(name: str, text: str) -> Any:
-    """Read a list from the text of a cell: as JSON, or else as its only entry."""
-    if not text.startswith("["):
-        return [text]
-    try:
-        return read_json(text)
-    except ValueError:
-        raise not_allowed(name, shown(text), 'a list as JSON, such as ["a.png", "b.png"], or one entry') from None
+    return no_such("column", name, [*sorted(OF_REQUEST | saving.keys()), "key", others]).message
 
 
 def _common(folder: str | None, other: str) -> str:

@@ -121,7 +121,7 @@ class BatchRun:
                 rows.create_task(self._row(row))
 
     async def _due(self) -> AsyncIterator[tuple[PlannedRow, bool]]:
-        """Read the rows, and leave out those whose video is stored.
+        """Read the rows, and leave out those that are made.
 
         Of each chunk, the lookups run side by side. A row that is paid for is due even if nothing more is submitted.
 
@@ -133,10 +133,10 @@ class BatchRun:
             found = await asyncio.gather(*map(self._look_up, chunk))
             for row, receipt in zip(chunk, found, strict=True):
                 state = receipt.state if receipt else None
-                if receipt is not None and state == "stored":
+                if receipt is not None and row.is_made(receipt):
                     self._end(RowOutcome.of_receipt(row, receipt, is_new=row.key in self._paid_before))
                 else:
-                    yield row, state in {"submitted", "done"}
+                    yield row, state in {"submitted", "done", "stored"}
 
     async def _look_up(self, row: PlannedRow) -> Receipt | None:
         async with self._lookups:

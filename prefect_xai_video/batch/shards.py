@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,8 @@ from prefect_xai_video.api.validation import Validation
 from prefect_xai_video.batch.earlier import paid_by
 from prefect_xai_video.batch.manifest import Manifest, Source, open_manifest
 from prefect_xai_video.batch.outcomes import MAX_PROMPT_CHARACTERS, RowOutcome, report_column
-from prefect_xai_video.batch.plan import Plan, PlannedRow, make_plan
+from prefect_xai_video.batch.plan import DEFAULT_SAVING, Plan, PlannedRow, make_plan
+from prefect_xai_video.engine.options import SavingOptions
 from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import VideoStore
@@ -204,6 +206,7 @@ def plan_of(
     shard: Shard | None,
     *,
     keep: tuple[str, ...] = (),
+    saving: SavingOptions = DEFAULT_SAVING,
     validation: Validation,
     readable: Readable | None = None,
 ) -> Plan:
@@ -214,14 +217,14 @@ def plan_of(
         key: Template of the keys.
         shard: The shard; None for all rows.
         keep: Columns that are carried through to the report.
+        saving: How the videos come to the store, unless a row says otherwise.
         validation: Whether values that the table of models does not list are refused.
         readable: The locations from which local inputs may be read; None for any.
     """
+    make = partial(make_plan, key=key, keep=keep, saving=saving, validation=validation, readable=readable)
     if shard is None:
-        return make_plan(manifest, key, keep=keep, validation=validation, readable=readable)
-    manifest, (start, stop) = shard.check_manifest(manifest), (shard.start, shard.stop)
-    planned = make_plan(manifest, key, keep=keep, validation=validation, readable=readable, start=start, stop=stop)
-    return shard.check_plan(planned)
+        return make(manifest)
+    return shard.check_plan(make(shard.check_manifest(manifest), start=shard.start, stop=shard.stop))
 
 
 async def copy_manifest(plan: Plan, store: VideoStore) -> str:

@@ -60,6 +60,7 @@ from prefect_xai_video.ui.forms import (
     ShardDeployment,
     ShardOfRun,
     ShardRows,
+    Stills,
     StorageBlock,
     TimeoutSeconds,
     UnknownOutcome,
@@ -99,6 +100,7 @@ async def agenerate_videos(
     recovery: RecoveryWay = "none",
     keep_at_xai: KeepAtXai = False,
     public_url: PublicUrl = False,
+    stills: Stills = False,
     timeout_seconds: TimeoutSeconds = None,
     regenerate: Regenerate = False,
     on_unknown: UnknownOutcome = "raise",
@@ -112,8 +114,8 @@ async def agenerate_videos(
     the others.
 
     Args:
-        manifest: CSV, JSONL or Parquet file, local or s3://. Its columns are the options of a video (prompt,
-            image_url, duration, ...; lists as JSON) and key.
+        manifest: CSV, JSONL or Parquet file, local or s3://. Its columns are options of a video (prompt, image_url,
+            recovery, ...; lists as JSON), which replace those below, and key.
         key: Template for the keys, such as products/{sku}-{digest}: names of columns, {digest} of the request, {slug}
             of the prompt. Default: the column key, or else {manifest}/{slug}-{digest}.
         keep: Columns of your own, such as sku and title: xAI never gets them, and the rows of the report carry them.
@@ -132,6 +134,7 @@ async def agenerate_videos(
         keep_at_xai: Keep each video as a file in xAI's Files API, for ever or for so many seconds. Not with direct
             delivery.
         public_url: Give these files URLs that need no API key: everyone who has one can see the video.
+        stills: Store the first and the last frame beside each video, too. Needs PyAV where the flow runs.
         timeout_seconds: Longest time to wait for one video; a later run continues waiting. Default: 1200 unless
             configured otherwise.
         regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
@@ -164,6 +167,7 @@ async def agenerate_videos(
         recovery=recovery,
         keep_at_xai=keep_at_xai,
         public_url=public_url,
+        stills=stills,
         regenerate=regenerate,
         on_unknown=on_unknown,
         shard_rows=shard_rows,
@@ -237,6 +241,7 @@ async def asubmit_videos(
         recovery=recovery,
         keep_at_xai=keep_at_xai,
         public_url=public_url,
+        stills=None,
         regenerate=regenerate,
         on_unknown=on_unknown,
     )
@@ -268,6 +273,7 @@ async def _batch(
                 chosen.key,
                 shard,
                 keep=chosen.kept_columns,
+                saving=chosen.for_each,
                 validation=validation,
                 readable=readable,
             )
@@ -340,7 +346,8 @@ class _Batch:
             storage: The parameter of the run.
             timeout: The parameter of the run, in seconds.
         """
-        sharding = Sharding(self._chosen, credentials, storage, {"timeout_seconds": timeout, **self._options})
+        common = {"timeout_seconds": timeout, **self._options, **self._chosen.for_each}
+        sharding = Sharding(self._chosen, credentials, storage, common)
         async with self._artifact.running():
             stopped_by = await sharding.make(self._plan, self._store, self._tally, self._show)
         return await self._finished(stopped_by)
@@ -373,9 +380,7 @@ class _Batch:
 
     @property
     def _options(self) -> StartOptions:
-        chosen = self._chosen
-        own: StartOptions = {"regenerate": chosen.regenerate, "on_unknown": chosen.on_unknown}
-        return cast("StartOptions", own | chosen.for_each)
+        return {"regenerate": self._chosen.regenerate, "on_unknown": self._chosen.on_unknown}
 
     def _step(self, step: Step) -> None:
         if step.outcome is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from typing_extensions import Unpack
 
@@ -10,10 +11,12 @@ from prefect_xai_video.api.options import check_options
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.plan import PlannedRow
 from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.handover import delivery_of
 from prefect_xai_video.engine.inputs import resolve_inputs
 from prefect_xai_video.engine.posting import Permit
 from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.stills import check_stills
 from prefect_xai_video.engine.videos import Video
 from prefect_xai_video.orchestration import assets
 from prefect_xai_video.orchestration.direct_task import xai_task
@@ -31,26 +34,31 @@ class _RowEngine:
 
     Attributes:
         generation: The engine, with the permit of the row.
-        options: The options of the batch that hold for each submission.
+        options: The options of its submission.
+        stills: Whether its first and last frame are stored, too.
         timeout: Longest wait for the video, in seconds.
         made: The receipt, once the video is stored.
     """
 
     generation: Generation
     options: StartOptions
+    stills: bool
     timeout: float
     made: list[Receipt] = field(default_factory=list)
 
     async def make(self, request: VideoRequest, key: str) -> Receipt:
-        stored = await _make(self.generation, request, self.options | {"key": key}, self.timeout)
+        options: StartOptions = self.options | {"key": key}
+        stored = await _make(self.generation, request, options, self.timeout, stills=self.stills)
         self.made.append(stored)
         return stored
 
 
-async def _make(generation: Generation, request: VideoRequest, options: StartOptions, timeout: float) -> Receipt:
+async def _make(
+    generation: Generation, request: VideoRequest, options: StartOptions, timeout: float, *, stills: bool
+) -> Receipt:
     started = await start_under_key(generation, request, options)
     await generation.wait(started.key, timeout=timeout)
-    return await generation.save_receipt(started.key)
+    return await generation.save_receipt(started.key, stills=stills)
 
 
 _row_engine: ContextVar[_RowEngine | None] = ContextVar("row_engine", default=None)
@@ -58,7 +66,11 @@ _row_engine: ContextVar[_RowEngine | None] = ContextVar("row_engine", default=No
 
 @xai_task("make_video")
 async def amake_video(
-    prompt: str | VideoRequest, *, timeout_seconds: float | None = None, **options: Unpack[StartOptions]
+    prompt: str | VideoRequest,
+    *,
+    stills: bool = False,
+    timeout_seconds: float | None = None,
+    **options: Unpack[StartOptions],
 ) -> Video:
     """Make one video and store it, in one task run: start, wait and save.
 
@@ -67,6 +79,7 @@ async def amake_video(
 
     Args:
         prompt: Description of the video, or a complete request; as for `start_video`.
+        stills: Whether to store its first and last frame beside it, too; needs PyAV.
         timeout_seconds: Longest time to wait, in seconds. Default: the setting `TIMEOUT_SECONDS`.
         **options: As for `start_video`.
 
@@ -82,9 +95,10 @@ async def amake_video(
         receipt = await shared.make(request, options["key"] or "")
         return receipt.video(shared.generation.store.receipt_uri(receipt.key))
     timeout = check_timeout(timeout_seconds)
+    check_stills(stills)
     credentials, storage = options.pop("credentials", None), options.pop("storage", None)
     async with explained(storage), open_generation(credentials, storage) as generation:
-        receipt = await _make(generation, request, options, timeout)
+        receipt = await _make(generation, request, options, timeout, stills=stills)
         video = receipt.video(generation.store.receipt_uri(receipt.key))
         assets.makes(video)
         await publish_video(video, receipt, generation.store)
@@ -100,7 +114,7 @@ class RowMaker:
 
     Attributes:
         shared: The engine of the batch.
-        options: The options of the batch that hold for each submission.
+        options: The options of the batch that hold for all submissions.
         timeout: Longest wait for a video, in seconds; None to submit the rows only.
     """
 
@@ -118,9 +132,10 @@ class RowMaker:
                 landed()
 
         generation = replace(self.shared, permit=permit, on_change=changed)
+        options = cast("StartOptions", {**self.options, **delivery_of(row.saving)})
         if self.timeout is None:
-            return await start_under_key(generation, row.request, self.options | {"key": row.key})
-        engine = _RowEngine(generation, self.options, self.timeout)
+            return await start_under_key(generation, row.request, options | {"key": row.key})
+        engine = _RowEngine(generation, options, row.saving.get("stills", False), self.timeout)
         _row_engine.set(engine)
         await amake_video(row.request, key=row.key)
         return engine.made[-1]

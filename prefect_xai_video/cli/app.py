@@ -158,6 +158,7 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
     storage: Place = "videos",
     credentials: str | None = None,
     delivery: Annotated[DeliveryOptions | None, Spread] = None,
+    stills: Flag = False,
     timeout_seconds: float | None = None,
     regenerate: Flag = False,
     on_unknown: OnUnknown = "raise",
@@ -181,6 +182,7 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
         storage: Storage for the videos, their receipts and the report: a directory, s3://bucket/folder, or a saved
             block as s3-bucket/NAME.
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.
+        stills: Store the first and the last frame beside each video, too; needs PyAV.
         timeout_seconds: Longest time to wait for one video; a later run continues waiting.
         regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
         on_unknown: With resubmit, rows of an unknown outcome are submitted again, which may pay twice.
@@ -195,7 +197,7 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
         "budget_usd": budget,
     }
     options |= {"allow_failures": allow_failures, "timeout_seconds": timeout_seconds, **(delivery or {})}
-    options |= {"regenerate": regenerate, "on_unknown": on_unknown}
+    options |= {"stills": stills, "regenerate": regenerate, "on_unknown": on_unknown}
     batches.batch(manifest, options, storage, credentials, dry_run=dry_run, as_json=as_json)
 
 

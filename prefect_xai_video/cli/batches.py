@@ -63,7 +63,8 @@ def batch(
 
 def submit(source: str, options: Mapping[str, Any], place: str, credentials: str | None, *, as_json: bool) -> None:
     """Submit the rows of a manifest; arguments as for the command."""
-    _run(asubmit_videos, _check(source, BatchOptions(**options), place), options, credentials, as_json=as_json)
+    chosen = BatchOptions(**options, stills=None)
+    _run(asubmit_videos, _check(source, chosen, place), options, credentials, as_json=as_json)
 
 
 def collect(prefix: str, place: str, credentials: str | None, *, as_json: bool) -> None:
@@ -117,7 +118,9 @@ class _Checked:
         """
         with open_manifest(self.source, self.store.s3_credentials) as opened:
             chosen, validation = self.chosen, XaiVideoSettings.current().validation
-            plan = make_plan(opened, chosen.key, keep=chosen.kept_columns, validation=validation)
+            plan = make_plan(
+                opened, chosen.key, keep=chosen.kept_columns, saving=chosen.for_each, validation=validation
+            )
             Budget(chosen.checked_budget).check_covers(plan.cheapest_usd)
             yield plan
 

@@ -53,6 +53,65 @@ def test_cells_of_a_csv_file_get_the_type_of_their_option(tmp_path):
     assert (row.request.duration, row.request.generate_audio, row.request.model) == (6, False, "grok-imagine-video")
 
 
+def saving(cells, **options):
+    """How the only row of a manifest with these cells is stored, in a batch with these options."""
+    [row] = plan([{"prompt": "A cat", **cells}], saving=BatchOptions(**options).for_each)[1]
+    return {name: value for name, value in row.saving.items() if value != BatchOptions().for_each[name]}
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        ("recovery,files", {"recovery": "files"}),
+        ("delivery, direct ", {"delivery": "direct"}),
+        ("stills,yes", {"stills": True}),
+        ("stills,0", {}),
+        ("keep_at_xai,TRUE", {"keep_at_xai": True}),
+        ("keep_at_xai,no", {}),
+        ("keep_at_xai,7200", {"keep_at_xai": 7200}),
+        ("recovery,", {}),
+    ],
+)
+def test_columns_say_how_the_video_of_a_row_is_stored(tmp_path, cells, read):
+    name, cell = cells.split(",")
+    path = tmp_path / "a.csv"
+    path.write_text(f"prompt,{name}\nA cat,{cell}\n")
+    _, [row] = plan(path)
+    assert row.saving == BatchOptions().for_each | read
+    plain = plan([{"prompt": "A cat"}], "{digest}")[1][0]
+    # It is no part of the request, and so of no key.
+    assert plan([{"prompt": "A cat", **read}], "{digest}")[1][0].key == plain.key
+
+
+def test_a_cell_of_a_row_wins_over_the_option_of_the_batch():
+    assert saving({}, recovery="files", stills=True) == {"recovery": "files", "stills": True}
+    assert saving({"recovery": "none", "stills": False}, recovery="files", stills=True) == {}
+    assert saving({"recovery": None, "stills": ""}, recovery="files", stills=True) == {
+        "recovery": "files",
+        "stills": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "finding"),
+    [
+        ({"recovery": "file"}, {}, "recovery: 'file' is not allowed; allowed: none or files"),
+        ({"recovery": "files"}, {"delivery": "direct"}, "recovery: 'files' with direct delivery is not allowed"),
+        ({"delivery": "direct"}, {"keep_at_xai": True}, "keep_at_xai: True with direct delivery is not allowed"),
+        ({"public_url": True}, {}, "public_url: true without keep_at_xai is not allowed"),
+        ({"keep_at_xai": "1"}, {}, "keep_at_xai: 1 is not allowed"),
+        ({"stills": "maybe"}, {}, "stills: 'maybe' is not allowed"),
+        ({"recoveries": "files"}, {}, "recoveries: there is no such column"),
+        # A run that only submits saves no video.
+        ({"stills": True}, {"stills": None}, "stills: there is no such column"),
+    ],
+)
+def test_how_a_row_is_stored_is_checked_with_the_options_of_the_batch(cells, options, finding):
+    rows = [{"prompt": "A cat"}, {"prompt": "A dog", **cells}]
+    [found] = findings(rows, saving=BatchOptions(**options).for_each)
+    assert found.startswith(f"row 2: {finding}")
+
+
 def test_estimates_are_added_up():
     made, _ = plan([{"key": f"cat-{n}", "prompt": "A cat", "duration": n} for n in (1, 2, 3)])
     assert (made.estimated_usd, made.cheapest_usd, made.unpriced) == (Decimal("0.30"), Decimal("0.05"), 0)

@@ -62,9 +62,10 @@ def test_a_batch_is_estimated_made_and_free_the_second_time(xai_video, products,
         f"Report    {tmp_path}/videos/p/products.report.json\n"
         f"Page      {tmp_path}/videos/p/products.report/index.html\n"
     )
-    out, err, code = xai_video(*batch, "--json")
+    out, err, code = xai_video(*batch, "--json", "--stills")
     assert (json.loads(out)["states"], json.loads(out)["cost_usd"], err, code) == ({"stored": 3}, "0", "", 0)
     assert submissions() == 3
+    assert (tmp_path / "videos" / "p" / "3.last.png").is_file()
     with (tmp_path / "videos" / "p" / "products.report.csv").open(newline="") as file:
         assert [(row["key"], row["sku"]) for row in csv.DictReader(file)] == [
             ("p/1", "1"),
