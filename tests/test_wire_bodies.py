@@ -5,6 +5,7 @@ import io
 import json
 from contextlib import nullcontext
 from fractions import Fraction
+from inspect import signature
 from pathlib import Path
 
 import av
@@ -12,13 +13,24 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
-from prefect_xai_video import Keyframe, Voice, XaiVideoGenerator, agenerate_video, asubmit_videos, start_video
+from prefect_xai_video import (
+    Keyframe,
+    Voice,
+    XaiVideoGenerator,
+    agenerate_long_video,
+    agenerate_video,
+    agenerate_videos,
+    asubmit_videos,
+    start_video,
+)
 from prefect_xai_video.api.options import LISTS, VideoOptions, build_request
 from prefect_xai_video.api.storage_options import is_own_name
 from prefect_xai_video.batch.manifest import open_manifest
+from prefect_xai_video.batch.own_columns import OPTIONS
 from prefect_xai_video.batch.plan import make_plan
 from prefect_xai_video.cli import videos
 from prefect_xai_video.cli.app import app
+from prefect_xai_video.engine.options import SavingOptions
 from prefect_xai_video.errors import AccessDenied, InvalidRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -199,6 +211,20 @@ async def test_a_misspelt_option_in_a_form_is_one_clear_error_before_anything_is
     assert "durations: there is no such parameter; allowed: prompt, image_url" in state.message
     assert state.message.endswith("Did you mean duration?")
     assert submissions() == 0
+
+
+def test_every_way_in_has_all_options_of_storing(capsys):
+    wanted = set(SavingOptions.__annotations__)
+    for flow in (agenerate_video, agenerate_long_video, agenerate_videos):
+        assert wanted <= signature(flow.fn).parameters.keys()
+    assert wanted <= XaiVideoGenerator.model_fields.keys()
+    assert wanted <= OPTIONS
+    for command in ("generate", "long", "batch"):
+        app([command, "--help"], result_action="return_value")
+        shown = capsys.readouterr().out
+        assert all(f"--{name.replace('_', '-')} " in shown for name in wanted)
+    # It saves no video.
+    assert wanted - signature(asubmit_videos.fn).parameters.keys() == {"stills"}
 
 
 KEEPING = pytest.mark.parametrize(

@@ -117,10 +117,18 @@ def print_video(video: Video, store: VideoStore, key: str, *, was_paid: bool, as
         "Record" if isinstance(video, LongVideo) else "Receipt": _path(video.receipt_uri),
         "Poster": _path(video.poster or ""),
         "Last": _path(video.last_frame or ""),
-        "At xAI": f"{FILE_SCHEME}{video.file_id}" if video.file_id else "",
+        "At xAI": _kept(video),
         "Public": video.public_url or "",
     }
     print("\n".join(f"{name:<10}{value}" for name, value in lines.items() if value))
+
+
+def _kept(video: Video) -> str:
+    """Say what xAI keeps of a video."""
+    if isinstance(video, LongVideo):
+        kept = sum(segment.file_id is not None for segment in video.segments)
+        return f"{kept} of {len(video.segments)} segments; --json has their file ids" if kept else ""
+    return f"{FILE_SCHEME}{video.file_id}" if video.file_id else ""
 
 
 def _cost(video: Video, *, was_paid: bool, emulated: bool) -> str:

@@ -131,6 +131,7 @@ def test_a_long_video_is_planned_and_made(xai_video, server, emulator, tmp_path)
         f"Record    {tmp_path}/videos/ship.long.json",
         f"Poster    {tmp_path}/videos/ship.poster.jpg",
         f"Last      {tmp_path}/videos/ship.last.png",
+        "At xAI    2 of 2 segments; --json has their file ids",
     ]
     sent = [request["body"].get("storage_options") for request in emulator.requests() if request["method"] == "POST"]
     assert [options["expires_after"] for options in sent[-2:]] == [7200, 7200]
