@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 from prefect.settings import PREFECT_API_URL
 
 from prefect_xai_video import LongVideo, generate_long_video, generate_video, plan_long_video
+from prefect_xai_video.engine.stores import objects
 from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, VideoModerated
 from prefect_xai_video.orchestration.storage import open_store
 from prefect_xai_video.ui.long_pages import long_video_markdown
@@ -176,6 +177,15 @@ async def test_stills_are_those_of_the_whole_video(make, storage, submissions, t
     assert await pixels("ship.last.png") == await pixels("ship.mp4")
     assert len(await pixels("ship.poster.jpg")) == 480
     assert submissions() == 2
+
+
+def test_stills_need_no_copy_of_a_large_video(bucket, xai, monkeypatch):
+    options = {"storage": bucket, "credentials": xai}
+    plain = generate_long_video(STORY, 6, key="plain", **options)
+    limit = max(segment.size for segment in plain.segments)
+    assert plain.size > limit
+    monkeypatch.setattr(objects, "MAX_COPY_BYTES", limit)
+    assert generate_long_video(STORY, 6, key="ship", stills=True, **options).last_frame.endswith("/ship.last.png")
 
 
 def test_a_video_that_is_joined_again_keeps_its_stills(make_here, path):

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from prefect_xai_video.api.mp4 import ClipFacts, clip_facts
 from prefect_xai_video.api.threads import run_in_thread
 from prefect_xai_video.engine.attempts import Frozen, StoredFile, facts_of_clip
-from prefect_xai_video.engine.clips import Piece, join
+from prefect_xai_video.engine.clips import Piece, ends, join
 from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.segments import LongPlan, Segment
@@ -165,8 +165,12 @@ class Assembly:
                     await store_made(self.store, name, tail, VIDEO_TYPE)
         return self.store.uri(name)
 
-    async def join(self, videos: Sequence[Video]) -> LongVideo:
+    async def join(self, videos: Sequence[Video], *, stills: bool = False) -> LongVideo:
         """Join the segments into one file, and write its record.
+
+        Args:
+            videos: The videos of the segments.
+            stills: Whether to store the first and the last frame of the whole, too.
 
         Raises:
             StorageError: If they can't be joined or stored.
@@ -179,16 +183,16 @@ class Assembly:
             why = "encoded again, since their formats or the places of the cuts did not allow to copy them"
             self.log(f"{len(videos)} segments are joined; pictures {'copied' if is_copied else why}")
             clip = await run_in_thread(_facts, path)
+            pictures = await run_in_thread(ends, path) if stills else None
             file = await self._store(path)
         if file is None:
-            return await self._made_by_another()
-        # A video that is joined again keeps the stills of the one before, as a restored one does.
-        before = await self._read()
-        stills = {name: getattr(before.file, name) for name in ("poster", "last_frame")} if before else {}
+            made = await self._made_by_another()
+            return await self.with_stills(made) if stills else made
+        facts = facts_of_clip(clip) | await self._stills(pictures)
         record = LongRecord(
             key=self.key,
             fingerprint=self.fingerprint,
-            file=file.model_copy(update=facts_of_clip(clip) | stills),
+            file=file.model_copy(update=facts),
             duration=round(clip.seconds) if clip else None,
             cost_usd=_total(video.cost_usd for video in videos),
             picture_copied=is_copied,
@@ -196,8 +200,15 @@ class Assembly:
         )
         return record.video(await self._write(record))
 
+    async def _stills(self, pictures: tuple[bytes, bytes] | None) -> dict[str, str | None]:
+        """Store the stills of the joined file. A video that is joined again keeps those of the one before."""
+        before = await self._read()
+        if before is not None and before.file.last_frame is not None:
+            return {"poster": before.file.poster, "last_frame": before.file.last_frame}
+        return {} if pictures is None else {**await store_ends(self.store, self.key, pictures)}
+
     async def with_stills(self, video: LongVideo) -> LongVideo:
-        """Store the first and the last frame of the joined video, unless its record has them.
+        """Store the first and the last frame of a video that was joined without, unless its record has them.
 
         Raises:
             StorageError: If they can't be made or stored.
@@ -205,9 +216,10 @@ class Assembly:
         record = await self._read()
         if video.last_frame is not None or record is None:
             return video
-        poster, last_frame = await store_ends(self.store, self.key)
-        file = record.file.model_copy(update={"poster": poster, "last_frame": last_frame})
-        record = record.model_copy(update={"file": file})
+        async with self.store.local_copy(self.key) as path:
+            pictures = await run_in_thread(ends, path)
+        stills = await store_ends(self.store, self.key, pictures)
+        record = record.model_copy(update={"file": record.file.model_copy(update=stills)})
         return record.video(await self._write(record))
 
     def _pieces(self, paths: Sequence[Path]) -> list[Piece]:

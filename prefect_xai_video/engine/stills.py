@@ -48,25 +48,30 @@ class Stills:
         """
         if receipt.file is not None and receipt.file.last_frame is not None:
             return receipt
-        poster, last_frame = await store_ends(self.journal.store, receipt.key)
+        async with self.journal.store.local_copy(receipt.key) as path:
+            pictures = await run_in_thread(ends, path)
+        stills = await store_ends(self.journal.store, receipt.key, pictures)
         held = await self.journal.read(receipt.key)
-        return (await self.journal.change(held, lambda found: found.with_stills(poster, last_frame))).receipt
+        return (await self.journal.change(held, lambda found: found.with_stills(**stills))).receipt
 
 
-async def store_ends(store: VideoStore, key: str) -> tuple[str, str]:
-    """Store the first and the last frame of a stored video beside it.
+async def store_ends(store: VideoStore, key: str, pictures: tuple[bytes, bytes]) -> dict[str, str]:
+    """Store the first and the last frame of a video beside it.
+
+    Args:
+        store: The store of the video.
+        key: Its name there.
+        pictures: The frames, as `ends` makes them.
 
     Returns:
-        Their URIs.
+        Their URIs, as a stored file records them.
 
     Raises:
-        StorageError: If the video can't be decoded, or the files can't be stored.
+        StorageError: If they can't be stored.
     """
-    async with store.local_copy(key) as path:
-        poster, last = await run_in_thread(ends, path)
-    first = await store_bytes(store, key, f"{key}.poster.jpg", poster, "image/jpeg")
-    final = await store_bytes(store, key, f"{key}.last.png", last, "image/png")
-    return first.uri, final.uri
+    first = await store_bytes(store, key, f"{key}.poster.jpg", pictures[0], "image/jpeg")
+    final = await store_bytes(store, key, f"{key}.last.png", pictures[1], "image/png")
+    return {"poster": first.uri, "last_frame": final.uri}
 
 
 async def store_bytes(store: VideoStore, key: str, name: str, content: bytes, content_type: str) -> StoredFile:

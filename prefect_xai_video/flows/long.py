@@ -218,8 +218,7 @@ async def _join_segments(assembly: Assembly, videos: Sequence[Video], *, stills:
     async with explained(assembly.store):
         for video in videos:
             assets.uses(video.uri)
-        made = await assembly.join(videos)
-        made = await assembly.with_stills(made) if stills else made
+        made = await assembly.join(videos, stills=stills)
     emit_joined(made, assembly.plan.first)
     assets.makes(made)
     await publish_long_video(made, assembly.plan, assembly.store)
