@@ -19,7 +19,7 @@ from prefect_xai_video.api.options import VideoOptions, build_request, check_opt
 from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.api.responses import VideoStatus
-from prefect_xai_video.api.validation import check_limits
+from prefect_xai_video.api.validation import Validation, check_limits
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.handover import delivery_of
@@ -148,7 +148,7 @@ def request_of(prompt: str | VideoRequest, options: StartOptions) -> VideoReques
 async def start_under_key(generation: Generation, request: VideoRequest, options: StartOptions) -> Receipt:
     """Start a video under its key, or a derived one; arguments and errors as for `start_video`."""
     begun = datetime.now(UTC)
-    request = await checked_request(request, generation.store)
+    request = await checked_request(request, generation.store, XaiVideoSettings.current().validation)
     key = options.get("key")
     key = await derive_key(request, generation.store) if key is None else key
     receipt = None
@@ -168,13 +168,17 @@ async def start_under_key(generation: Generation, request: VideoRequest, options
     return receipt
 
 
-async def checked_request(request: VideoRequest, store: VideoStore) -> VideoRequest:
+async def checked_request(request: VideoRequest, store: VideoStore, validation: Validation) -> VideoRequest:
     """Check a request and resolve its inputs.
+
+    Args:
+        request: The request.
+        store: The store of its video, whose directory inputs may come from.
+        validation: Whether values that the table of models does not list are refused.
 
     Raises:
         InvalidRequest: If it exceeds a limit, or an input can't be used.
     """
-    validation = XaiVideoSettings.current().validation
     warnings = check_limits(request, validation)
     if request.inputs:
         for given in request.inputs:

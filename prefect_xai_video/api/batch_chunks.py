@@ -68,7 +68,7 @@ def chunks(
     Raises:
         InvalidRequest: If an id is not valid or not unique, or a request is too large for a chunk of its own.
     """
-    sizes = [_size_of(item, max_bytes - len(_HEAD) - len(_TAIL)) for item in items]
+    sizes = [check_size(item, max_bytes=max_bytes) for item in items]
     _check_unique(items)
     return _written(items, sizes, max_bytes, max_requests)
 
@@ -102,15 +102,24 @@ def _encoded(item: BatchItem) -> bytes:
     return json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _size_of(item: BatchItem, max_bytes: int) -> int:
+def check_size(item: BatchItem, *, max_bytes: int = MAX_CHUNK_BYTES) -> int:
+    """Check that a request fits into a call, and return its size in bytes.
+
+    Args:
+        item: The request.
+        max_bytes: Largest body of the call, in bytes.
+
+    Raises:
+        InvalidRequest: If it does not fit, or its id is not valid.
+    """
     if not is_request_id(item.batch_request_id):
         raise not_allowed(
             "batch_request_id", shown(item.batch_request_id), "printable text of at most 500 characters"
         )
-    size = len(_encoded(item))
-    if size > max_bytes:
+    size, allowed = len(_encoded(item)), max_bytes - len(_HEAD) - len(_TAIL)
+    if size > allowed:
         raise InvalidRequest(
-            f"The request {shown(item.batch_request_id)} has {size} bytes; allowed in a batch: {max_bytes}. "
+            f"The request {shown(item.batch_request_id)} has {size} bytes; allowed in a batch: {allowed}. "
             "Pass large inputs as https:// URLs."
         )
     return size

@@ -28,7 +28,7 @@ from prefect_xai_video.api.bodies import written
 from prefect_xai_video.api.calls import ApiCalls
 from prefect_xai_video.api.posts import ApiPosts
 from prefect_xai_video.api.replies import Reply
-from prefect_xai_video.api.responses import as_object, is_request_id
+from prefect_xai_video.api.responses import VideoStatus, as_object, is_request_id
 from prefect_xai_video.api.retries import Retries
 from prefect_xai_video.errors import RequestRejected, ServiceUnavailable
 
@@ -158,6 +158,12 @@ class XaiBatches:
             state = parse_request_state(entry, self._calls.redact)
             if state is not None:
                 yield state
+
+    def without_prompt(self, status: VideoStatus, prompt: object) -> VideoStatus:
+        """Remove a prompt, which xAI may have quoted in an error, from a status of `results`."""
+        if status.message is None or prompt is None:
+            return status
+        return status.model_copy(update={"message": self._calls.redact.with_prompt(prompt)(status.message)})
 
     async def results(
         self, batch_id: str, prompt_of: Callable[[str], str | None] = lambda batch_request_id: None

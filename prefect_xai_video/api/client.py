@@ -22,6 +22,7 @@ import httpx
 from pydantic import SecretStr
 
 from prefect_xai_video.api.batch_pace import BatchPace
+from prefect_xai_video.api.batch_view import BatchView
 from prefect_xai_video.api.batches import XaiBatches
 from prefect_xai_video.api.bodies import written
 from prefect_xai_video.api.calls import ApiCalls, new_client_request_id
@@ -116,6 +117,7 @@ class XaiVideoClient:
         self._headers = user_agent | {"Authorization": f"Bearer {self._key}", "Accept-Encoding": "identity"}
         self._calls = ApiCalls(self.base_url, self._headers, self._redact, timeouts, retries, transport)
         self._posts, self._batch_pace = ApiPosts(self._calls, self._headers), BatchPace()
+        self._batch_views: dict[str, BatchView] = {}
         # httpx's pool takes time that grows with the square of the requests that queue in it.
         self._polls, self._downloads = asyncio.Semaphore(POLLS), asyncio.Semaphore(DOWNLOADS)
         self._downloader = Downloader(
@@ -278,6 +280,10 @@ class XaiVideoClient:
     def batches(self) -> XaiBatches:
         """The Batch API, with the same API key."""
         return XaiBatches(self._calls, self._posts, self.retries, self._batch_pace)
+
+    def batch(self, batch_id: str) -> BatchView:
+        """Return the view of a batch that all users of this client share."""
+        return self._batch_views.setdefault(batch_id, BatchView(self.batches, batch_id))
 
     async def _download_with_key(self, path: str, target: Path) -> Download:
         authorization = {"Authorization": self._headers["Authorization"]}

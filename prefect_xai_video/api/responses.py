@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from prefect_xai_video.api.redaction import MAX_CODE, MAX_TEXT, Redaction
 from prefect_xai_video.money import plain
 
-State = Literal["pending", "done", "failed", "moderated", "expired"]
+State = Literal["pending", "done", "failed", "moderated", "expired", "cancelled"]
 
 _TICKS_EXPONENT = -10
 """xAI states costs in ticks of 1e-10 USD."""
@@ -40,7 +40,8 @@ class VideoStatus(BaseModel):
 
     Attributes:
         request_id: xAI's request id.
-        state: State of the request. A status that this version does not know counts as pending.
+        state: State of the request. A status that this version does not know counts as pending. `cancelled` stands
+            for a request whose batch was cancelled before it was rendered, so that nothing was paid.
         progress: Approximate progress of the render, 0-100; None if xAI does not report it.
         url: Temporary URL of the finished video. It is a secret: it gives access to the video without an API key.
         duration: Duration in seconds.

@@ -46,6 +46,11 @@ class Budget:
         """What submissions that are not settled may cost, in USD."""
         return sum(self._reserved.values(), Decimal(0))
 
+    def fits(self, request: VideoRequest) -> bool:
+        """Whether there is room for a submission, besides all that is reserved."""
+        cost = request.estimated_cost_usd or UNPRICED_USD
+        return self.limit_usd is None or self.paid_usd + self.reserved_usd + cost <= self.limit_usd
+
     async def reserve(self, key: str, request: VideoRequest) -> None:
         """Reserve the estimated cost of a submission; wait while others that are under way may turn out cheaper.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import cast, get_args
 
+from prefect_xai_video.batch.lanes import LaneChoice, check_lane
 from prefect_xai_video.batch.own_columns import checked_keep
 from prefect_xai_video.engine.handover import Handover, check_saving
 from prefect_xai_video.engine.options import DeliveryOptions, OnUnknown, SavingOptions
@@ -29,6 +30,8 @@ class BatchOptions(Handover):
         stills: Whether the first and the last frame of each video are stored, too; None if the run saves no videos.
         regenerate: Whether new attempts of failed rows are paid for.
         on_unknown: What happens to rows of an unknown outcome.
+        lane: How the rows reach xAI.
+        cancel_at_xai: Whether a cancelled run cancels its batches at xAI.
         shard_rows: Most rows of a shard; None to make all rows in one process.
         shard_deployment: The deployment that runs the shards, as FLOW/NAME.
 
@@ -45,6 +48,8 @@ class BatchOptions(Handover):
     stills: bool | None = False
     regenerate: bool = False
     on_unknown: OnUnknown = "raise"
+    lane: LaneChoice = "realtime"
+    cancel_at_xai: bool = False
     shard_rows: int | None = None
     shard_deployment: str | None = None
 
@@ -57,12 +62,15 @@ class BatchOptions(Handover):
         if not (is_number and 1 <= self.in_flight <= MAX_IN_FLIGHT):
             raise not_allowed("in_flight", shown(self.in_flight), f"a whole number from 1 to {MAX_IN_FLIGHT:,}")
         _check_shards(self.shard_rows, self.shard_deployment)
-        for name in ("allow_failures", "dry_run", "regenerate"):
+        for name in ("allow_failures", "dry_run", "regenerate", "cancel_at_xai"):
             if not isinstance(getattr(self, name), bool):
                 raise not_allowed(name, shown(getattr(self, name)), "true or false")
         if self.on_unknown not in get_args(OnUnknown):
             raise not_allowed("on_unknown", shown(self.on_unknown), " or ".join(get_args(OnUnknown)))
+        if self.lane not in get_args(LaneChoice):
+            raise not_allowed("lane", shown(self.lane), " or ".join(get_args(LaneChoice)))
         check_saving(self.for_each)
+        check_lane(self.lane, self.for_each)
         _ = self.checked_budget
 
     @property

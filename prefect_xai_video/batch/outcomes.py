@@ -160,7 +160,7 @@ class RowOutcome(BaseModel):
         failure = receipt.failure
         if failure is not None:
             facts |= {"error": failure.message, "error_type": failure.type}
-        return cls(state=STATE_OF_RECEIPT[receipt.state], is_new=is_new, **facts)
+        return cls(state=state_of(receipt), is_new=is_new, **facts)
 
     @classmethod
     def of_error(cls, row: PlannedRow, error: Exception, *, is_new: bool) -> "RowOutcome":
@@ -175,6 +175,12 @@ class RowOutcome(BaseModel):
         return cls(state=state or "refused", **facts)
 
 
+def state_of(receipt: Receipt) -> RowState:
+    """What became of a row, by its receipt. What xAI's batch may have is found there, so it is open."""
+    is_in_batch = receipt.xai_batch is not None and receipt.state in {"sending", "unknown"}
+    return "open" if is_in_batch else STATE_OF_RECEIPT[receipt.state]
+
+
 def estimated(row: PlannedRow, receipt: Receipt | None, *, regenerate: bool, on_unknown: OnUnknown) -> RowOutcome:
     """Describe what a row has before anything is sent: `not started` if the next run would pay for it."""
     is_repeated = receipt is not None and (
@@ -184,7 +190,8 @@ def estimated(row: PlannedRow, receipt: Receipt | None, *, regenerate: bool, on_
         return RowOutcome.not_started(row, "This was a dry run.")
     outcome = RowOutcome.of_receipt(row, receipt, is_new=False)
     # What was refused, or is being sent, counts as due.
-    return outcome.model_copy(update={"state": "not started"}) if receipt.state in {"sending", "refused"} else outcome
+    is_due = receipt.state in {"sending", "refused"} and outcome.state != "open"
+    return outcome.model_copy(update={"state": "not started"}) if is_due else outcome
 
 
 def _facts_of(row: PlannedRow) -> dict[str, object]:

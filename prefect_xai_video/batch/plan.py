@@ -15,6 +15,7 @@ from prefect_xai_video.api.options import VideoOptions, build_request
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.api.validation import Validation, check_limits
 from prefect_xai_video.batch.cells import cell_of, typed
+from prefect_xai_video.batch.lanes import LaneChoice, check_lane, needs_realtime
 from prefect_xai_video.batch.manifest import Manifest, Row
 from prefect_xai_video.batch.options import BatchOptions
 from prefect_xai_video.batch.own_columns import kept_cells
@@ -172,6 +173,7 @@ class Plan:
         unpriced: Number of rows without a known price.
         warnings: Warnings about values that are not checked, each once.
         folder: Longest folder that is common to all keys; empty for the root of the store.
+        only_realtime: Whether the video of a row comes to the store in a way that only the realtime lane has.
     """
 
     manifest: Manifest
@@ -188,6 +190,7 @@ class Plan:
     unpriced: int
     warnings: tuple[str, ...]
     folder: str
+    only_realtime: bool = False
 
     def rows(self) -> Iterator[PlannedRow]:
         """Read and check the rows again, in order."""
@@ -204,6 +207,7 @@ def make_plan(
     *,
     keep: tuple[str, ...] = (),
     saving: SavingOptions = DEFAULT_SAVING,
+    lane: LaneChoice = "realtime",
     validation: Validation = "strict",
     readable: Readable | None = None,
     start: int = 0,
@@ -216,6 +220,7 @@ def make_plan(
         key: Template of the keys. Default: the column `key`, if there is one, else `{manifest}/{slug}-{digest}`.
         keep: Columns that are carried through to the report.
         saving: How the videos come to the store, unless a row says otherwise; a row may say no more than this.
+        lane: The lane that every row must be able to take.
         validation: Whether values that the table of models does not list are refused.
         readable: The locations from which local inputs may be read; None for any.
         start: Number of rows to skip.
@@ -238,6 +243,7 @@ def make_plan(
         try:
             made = planned(row, template, readable, keep=keep, saving=saving, has_header=has_header)
             check_inputs(made.request, readable)
+            check_lane(lane, made.saving)
             survey.add(made)
         except XaiVideoError as error:
             findings.add(f"{row.place}: {error.message}")
@@ -260,6 +266,7 @@ def make_plan(
         survey.unpriced,
         tuple(survey.warnings),
         survey.folder or "",
+        survey.only_realtime,
     )
 
 
@@ -310,6 +317,7 @@ class _Survey:
         self.cheapest_usd: Decimal | None = None
         self.warnings: dict[str, None] = {}
         self.folder: str | None = None
+        self.only_realtime = False
 
     def add(self, row: PlannedRow) -> None:
         """Add a valid row.
@@ -321,6 +329,7 @@ class _Survey:
         other = self._seen.setdefault(digest, row.number)
         if other != row.number:
             raise InvalidRequest(f"key: {shown(row.key)} is also the key of row {other}, not counting a header.")
+        self.only_realtime |= needs_realtime(row.saving)
         self.warnings.update(dict.fromkeys(check_limits(row.request, self._validation)))
         self.count += 1
         self._price(row.request.estimated_cost_usd)

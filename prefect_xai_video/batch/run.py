@@ -7,16 +7,14 @@ rejected, credits that are used up, a budget without room. What is under way the
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
-from prefect_xai_video.api.threads import run_in_thread
 from prefect_xai_video.batch.budget import Budget, RowPermit
-from prefect_xai_video.batch.earlier import LOOKUPS
+from prefect_xai_video.batch.due import FindReceipt, with_receipts
 from prefect_xai_video.batch.outcomes import RowOutcome
 from prefect_xai_video.batch.plan import Plan, PlannedRow
 from prefect_xai_video.engine.posting import Permit
@@ -27,9 +25,6 @@ from prefect_xai_video.errors import (
     LimitReached,
     XaiVideoError,
 )
-
-AHEAD = 64
-"""Rows that are read and looked up at a time."""
 
 SAVING = 32
 """Rows that may be saved while others are in flight; more of them keep new rows waiting."""
@@ -90,7 +85,7 @@ class BatchRun:
         plan: Plan,
         *,
         in_flight: int,
-        find: Callable[[PlannedRow], Awaitable[Receipt | None]],
+        find: FindReceipt,
         make: MakeRow,
         budget: Budget,
         limits: Permit,
@@ -103,7 +98,6 @@ class BatchRun:
         budget.paid_usd += sum(paid_before.values())
         self._in_flight = 0
         self._slots, self._live = asyncio.Semaphore(in_flight), asyncio.Semaphore(in_flight + SAVING)
-        self._lookups = asyncio.Semaphore(LOOKUPS)
         self.stopped_by: XaiVideoError | None = None
         self.begun = 0
 
@@ -123,28 +117,17 @@ class BatchRun:
     async def _due(self) -> AsyncIterator[tuple[PlannedRow, bool]]:
         """Read the rows, and leave out those that are made.
 
-        Of each chunk, the lookups run side by side. A row that is paid for is due even if nothing more is submitted.
+        A row that is paid for is due even if nothing more is submitted.
 
         Yields:
             Each row, and whether it is paid for.
         """
-        rows = self._plan.rows()
-        while chunk := await run_in_thread(_take, rows, AHEAD):
-            found = await asyncio.gather(*map(self._look_up, chunk))
-            for row, receipt in zip(chunk, found, strict=True):
-                state = receipt.state if receipt else None
-                if receipt is not None and row.is_made(receipt):
-                    self._end(RowOutcome.of_receipt(row, receipt, is_new=row.key in self._paid_before))
-                else:
-                    yield row, state in {"submitted", "done", "stored"}
-
-    async def _look_up(self, row: PlannedRow) -> Receipt | None:
-        async with self._lookups:
-            try:
-                return await self._find(row)
-            except Exception:
-                # The row itself meets the error again, and tells it.
-                return None
+        async for row, receipt in with_receipts(self._plan, self._find):
+            state = receipt.state if receipt else None
+            if receipt is not None and row.is_made(receipt):
+                self._end(RowOutcome.of_receipt(row, receipt, is_new=row.key in self._paid_before))
+            else:
+                yield row, state in {"submitted", "done", "stored"}
 
     async def _row(self, row: PlannedRow) -> None:
         """Make the video of one row, in its slot."""
@@ -170,7 +153,7 @@ class BatchRun:
         self._end(outcome)
 
     def _failure(self, row: PlannedRow, error: Exception, *, is_new: bool) -> RowOutcome:
-        if isinstance(error, AuthenticationFailed | AccessDenied | LimitReached):
+        if stops_all(error):
             self.stopped_by = self.stopped_by or error
         elif not isinstance(error, XaiVideoError):
             logger.exception("The row of key %s met a defect", row.key)
@@ -182,6 +165,11 @@ class BatchRun:
 
     def _end(self, outcome: RowOutcome) -> None:
         self._on_step(Step(outcome, self._in_flight))
+
+
+def stops_all(error: Exception | None) -> TypeGuard[XaiVideoError]:
+    """Whether an error would meet every further submission."""
+    return isinstance(error, AuthenticationFailed | AccessDenied | LimitReached)
 
 
 class _Slot:
@@ -196,7 +184,3 @@ class _Slot:
         if slots is not None:
             slots.release()
         return slots is not None
-
-
-def _take(rows: Iterator[PlannedRow], number: int) -> list[PlannedRow]:
-    return list(islice(rows, number))

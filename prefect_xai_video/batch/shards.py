@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_xai_video.api.validation import Validation
 from prefect_xai_video.batch.earlier import paid_by
+from prefect_xai_video.batch.lanes import LaneChoice
 from prefect_xai_video.batch.manifest import Manifest, Source, open_manifest
 from prefect_xai_video.batch.outcomes import MAX_PROMPT_CHARACTERS, RowOutcome, report_column
 from prefect_xai_video.batch.plan import DEFAULT_SAVING, Plan, PlannedRow, make_plan
@@ -207,6 +208,7 @@ def plan_of(
     *,
     keep: tuple[str, ...] = (),
     saving: SavingOptions = DEFAULT_SAVING,
+    lane: LaneChoice = "realtime",
     validation: Validation,
     readable: Readable | None = None,
 ) -> Plan:
@@ -218,10 +220,11 @@ def plan_of(
         shard: The shard; None for all rows.
         keep: Columns that are carried through to the report.
         saving: How the videos come to the store, unless a row says otherwise.
+        lane: The lane that every row must be able to take.
         validation: Whether values that the table of models does not list are refused.
         readable: The locations from which local inputs may be read; None for any.
     """
-    make = partial(make_plan, key=key, keep=keep, saving=saving, validation=validation, readable=readable)
+    make = partial(make_plan, key=key, keep=keep, saving=saving, lane=lane, validation=validation, readable=readable)
     if shard is None:
         return make(manifest)
     return shard.check_plan(make(shard.check_manifest(manifest), start=shard.start, stop=shard.stop))

@@ -3,49 +3,34 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
-from decimal import Decimal
 from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
 from prefect.states import Completed
 
-from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.api.threads import own_threads
-from prefect_xai_video.batch.budget import Budget
-from prefect_xai_video.batch.earlier import paid_before
+from prefect_xai_video.batch.lanes import LANE_SECONDS
 from prefect_xai_video.batch.manifest import Source
 from prefect_xai_video.batch.options import BatchOptions
-from prefect_xai_video.batch.outcomes import estimated
-from prefect_xai_video.batch.plan import Plan
-from prefect_xai_video.batch.progress import Progress
-from prefect_xai_video.batch.report import BatchReport, Tally, store_report
-from prefect_xai_video.batch.run import BatchRun, Step
+from prefect_xai_video.batch.report import BatchReport
 from prefect_xai_video.batch.shards import Shard, open_rows, plan_of
-from prefect_xai_video.batches.rows import RowMaker, amake_video, find, make_video
-from prefect_xai_video.credentials import XaiCredentials
-from prefect_xai_video.engine.polling import RenderTimes
-from prefect_xai_video.engine.stores import VideoStore
-from prefect_xai_video.errors import BatchFailed, StorageError
+from prefect_xai_video.batches.rows import amake_video, make_video
+from prefect_xai_video.batches.runs import BatchOfRun, Wait
+from prefect_xai_video.errors import BatchFailed
 from prefect_xai_video.flows import FLOW_OPTIONS, THREADS, load_blocks
 from prefect_xai_video.money import dollars
 from prefect_xai_video.orchestration.batch_flow import BatchFlow, GivenRows
 from prefect_xai_video.orchestration.deployed import readable_places
-from prefect_xai_video.orchestration.derived_keys import outermost_run_id
-from prefect_xai_video.orchestration.limits import Limits
 from prefect_xai_video.orchestration.rescues import check_rescue
 from prefect_xai_video.orchestration.run_names import name_run
 from prefect_xai_video.orchestration.shard_ends import cancel_shards, say_how_to_continue
-from prefect_xai_video.orchestration.sharding import Sharding
-from prefect_xai_video.orchestration.watching import report
 from prefect_xai_video.settings import XaiVideoSettings, check_timeout
 from prefect_xai_video.synchronous import synchronous
-from prefect_xai_video.tasks import StartOptions, explained, open_generation
-from prefect_xai_video.ui.batch_artifacts import BatchArtifact, publish_pages
+from prefect_xai_video.tasks import explained
 from prefect_xai_video.ui.forms import (
     AllowFailures,
     BudgetUsd,
+    CancelAtXai,
     CredentialsBlock,
     DeliveryWay,
     DryRun,
@@ -53,6 +38,7 @@ from prefect_xai_video.ui.forms import (
     KeepAtXai,
     KeptColumns,
     KeyTemplate,
+    LaneWay,
     ManifestPath,
     PublicUrl,
     RecoveryWay,
@@ -104,6 +90,8 @@ async def agenerate_videos(
     timeout_seconds: TimeoutSeconds = None,
     regenerate: Regenerate = False,
     on_unknown: UnknownOutcome = "raise",
+    lane: LaneWay = "realtime",
+    cancel_at_xai: CancelAtXai = False,
     shard_rows: ShardRows = None,
     shard_deployment: ShardDeployment = None,
     shard: ShardOfRun = None,
@@ -136,10 +124,13 @@ async def agenerate_videos(
         public_url: Give these files URLs that need no API key: everyone who has one can see the video.
         stills: Store the first and the last frame beside each video, too. Needs PyAV where the flow runs.
         timeout_seconds: Longest time to wait for one video; a later run continues waiting. Default: 1200 unless
-            configured otherwise.
+            configured otherwise; in the batch lane 90000, for all videos.
         regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
         on_unknown: Applies to rows of which it is unknown whether xAI accepted an earlier submission. With
             "resubmit", they are submitted again, which may pay twice. With "raise", they fail.
+        lane: With "batch", rows go through xAI's Batch API: outside its rate limits, but within 24 hours. With
+            "auto", the number of rows decides, and the log says why.
+        cancel_at_xai: In the batch lane, a run that is cancelled also cancels at xAI what is not rendered yet.
         shard_rows: Split the manifest into shards of at most this many rows, each a run of its own, on as many
             machines as there are workers. Default: all rows in this run.
         shard_deployment: Deployment of this flow that runs the shards, as FLOW/NAME. Default: the deployment of this
@@ -170,6 +161,8 @@ async def agenerate_videos(
         stills=stills,
         regenerate=regenerate,
         on_unknown=on_unknown,
+        lane=lane,
+        cancel_at_xai=cancel_at_xai,
         shard_rows=shard_rows,
         shard_deployment=shard_deployment,
     )
@@ -180,7 +173,7 @@ async def agenerate_videos(
         elif shard_rows is not None and of_shard is None:
             made = await batch.make_in_shards(credentials, storage, timeout_seconds)
         else:
-            made = await batch.make(timeout)
+            made = await batch.make(Wait(timeout, LANE_SECONDS if timeout_seconds is None else timeout))
     if dry_run:
         cost = f"the others would cost about {dollars(made.due_usd)}" if made.not_started else "nothing is left to do"
         return _completed(made, f"{made.stored} of {made.count} videos are stored; {cost}. Nothing was sent.")
@@ -202,6 +195,7 @@ async def asubmit_videos(
     public_url: PublicUrl = False,
     regenerate: Regenerate = False,
     on_unknown: UnknownOutcome = "raise",
+    lane: LaneWay = "realtime",
 ) -> BatchReport:
     """Submit the rows of a manifest and end, without waiting for the videos. `collect_videos` stores them later.
 
@@ -220,6 +214,7 @@ async def asubmit_videos(
         public_url: As for `generate_videos`.
         regenerate: As for `generate_videos`.
         on_unknown: As for `generate_videos`.
+        lane: As for `generate_videos`. In the batch lane, one call submits up to 100 rows.
 
     Returns:
         The report, which is also stored. Rows that were submitted are `open`.
@@ -244,6 +239,7 @@ async def asubmit_videos(
         stills=None,
         regenerate=regenerate,
         on_unknown=on_unknown,
+        lane=lane,
     )
     async with _batch(manifest, chosen, credentials, storage) as batch:
         made = await batch.make(None)
@@ -257,7 +253,7 @@ submit_videos = _batch_flow("submit-videos")(synchronous(asubmit_videos.fn))
 @asynccontextmanager
 async def _batch(
     manifest: Any, chosen: BatchOptions, credentials: object, storage: object, shard: Shard | None = None
-) -> "AsyncIterator[_Batch]":
+) -> "AsyncIterator[BatchOfRun]":
     """Load the blocks and plan a batch, whose manifest stays open during the block."""
     loaded, store = await load_blocks(credentials, storage)
     source = manifest.rows if isinstance(manifest, GivenRows) else cast("Source", manifest)
@@ -274,10 +270,11 @@ async def _batch(
                 shard,
                 keep=chosen.kept_columns,
                 saving=chosen.for_each,
+                lane=chosen.lane,
                 validation=validation,
                 readable=readable,
             )
-            batch = _Batch(plan, store, loaded, chosen, shard)
+            batch = BatchOfRun(plan, store, loaded, chosen, shard)
         yield batch
 
 
@@ -286,111 +283,6 @@ def _ended(made: BatchReport, is_success: bool) -> BatchReport:
         place = f"is {made.uri}" if made.uri else "could not be stored"
         raise BatchFailed(f"{made}. The report {place}.", made)
     return _completed(made, str(made))
-
-
-class _Batch:
-    """One run of a plan: the engine, the tally, and what people see of it."""
-
-    def __init__(
-        self, plan: Plan, store: VideoStore, credentials: XaiCredentials, chosen: BatchOptions, shard: Shard | None
-    ) -> None:
-        self._plan, self._store, self._credentials, self._chosen = plan, store, credentials, chosen
-        self._budget = Budget(chosen.checked_budget)
-        if shard is None:
-            self._budget.check_covers(plan.cheapest_usd)
-        self._tally, self._is_shard = Tally.of(plan), shard is not None
-        if shard is not None:
-            self._tally.name = shard.report_name
-        self._artifact = BatchArtifact(self._tally.name)
-
-    async def look(self) -> BatchReport:
-        """Look up which videos are stored, and estimate the others. Nothing is sent, and no report is stored."""
-        async with open_generation(self._credentials, self._store) as generation:
-            for row in self._plan.rows():
-                receipt = await find(generation, row, self._plan.readable)
-                chosen = self._chosen
-                self._tally.add(estimated(row, receipt, regenerate=chosen.regenerate, on_unknown=chosen.on_unknown))
-        made = self._tally.report()
-        await self._artifact.publish(made)
-        return made
-
-    async def make(self, timeout: float | None) -> BatchReport:
-        """Make all videos, and store the report.
-
-        Args:
-            timeout: Longest wait for a video in seconds; None to submit the rows only.
-        """
-        pace = Pace()
-        async with open_generation(self._credentials, self._store, pace=pace) as opened:
-            times = RenderTimes(is_scarce=lambda: pace.rate is not None)
-            shared = replace(opened, on_status=lambda status: None, render_times=times)
-            run = BatchRun(
-                self._plan,
-                in_flight=self._chosen.in_flight,
-                find=lambda row: find(shared, row, self._plan.readable),
-                make=RowMaker(shared, self._options, timeout).make,
-                budget=self._budget,
-                limits=Limits(budget=XaiVideoSettings.current().budget),
-                on_step=self._step,
-                paid_before=await self._paid_before(),
-            )
-            async with self._artifact.running():
-                await run.run()
-        return await self._finished(run.stopped_by.message if run.stopped_by else None, is_changed=run.begun > 0)
-
-    async def make_in_shards(self, credentials: object, storage: object, timeout: float | None) -> BatchReport:
-        """Have runs of a deployment make all videos, and store the report.
-
-        Args:
-            credentials: The parameter of the run.
-            storage: The parameter of the run.
-            timeout: The parameter of the run, in seconds.
-        """
-        common = {"timeout_seconds": timeout, **self._options, **self._chosen.for_each}
-        sharding = Sharding(self._chosen, credentials, storage, common)
-        async with self._artifact.running():
-            stopped_by = await sharding.make(self._plan, self._store, self._tally, self._show)
-        return await self._finished(stopped_by)
-
-    async def _paid_before(self) -> dict[str, Decimal]:
-        """What earlier tries of this run have paid; nothing in a subflow, whose retries are new runs."""
-        if runtime.run_count <= 1 or runtime.id != outermost_run_id():
-            return {}
-        return await paid_before(self._plan, self._store, runtime.id)
-
-    async def _finished(self, stopped_by: str | None, *, is_changed: bool = True) -> BatchReport:
-        """Store and publish the report.
-
-        Args:
-            stopped_by: Why nothing more was submitted.
-            is_changed: Whether any row was begun. If not, the pages of the run that has stored the videos stay.
-        """
-        made = replace(self._tally.report(), stopped_by=stopped_by, run_id=runtime.id)
-        try:
-            made = replace(made, uri=await store_report(made, self._store))
-        except StorageError as error:
-            # The videos are paid for and stored, and the caller gets the report all the same.
-            get_run_logger().error("The report could not be stored: %s", error)
-        look = None
-        # A shard has rows of one batch, which shows them all.
-        if is_changed and not self._is_shard:
-            made, look = await publish_pages(made, self._store)
-        await self._artifact.publish(made, look)
-        return made
-
-    @property
-    def _options(self) -> StartOptions:
-        return {"regenerate": self._chosen.regenerate, "on_unknown": self._chosen.on_unknown}
-
-    def _step(self, step: Step) -> None:
-        if step.outcome is not None:
-            self._tally.add(step.outcome)
-        self._show(step.in_flight)
-
-    def _show(self, in_flight: int) -> None:
-        progress = Progress.of(self._tally, in_flight, self._budget.limit_usd)
-        self._artifact.progress = progress
-        report(progress)
 
 
 def _completed(made: BatchReport, message: str) -> BatchReport:

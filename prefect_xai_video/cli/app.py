@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from prefect_xai_video import __version__
 from prefect_xai_video.api.options import PlainOptions
+from prefect_xai_video.batch.lanes import LaneChoice
 from prefect_xai_video.cli.parameters import Flag, Json, Keep, Place, Repeated, Spread, converted
 from prefect_xai_video.cli.wording import with_options
 from prefect_xai_video.engine.attempts import ReceiptState
@@ -153,6 +154,8 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
     keep: Keep = None,
     budget: Annotated[float | None, Parameter(name="--budget")] = None,
     in_flight: int = 10,
+    lane: LaneChoice = "realtime",
+    cancel_at_xai: Flag = False,
     dry_run: Flag = False,
     allow_failures: Flag = False,
     storage: Place = "videos",
@@ -177,6 +180,9 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
             of the report carry them.
         budget: Most that this run may pay, in USD.
         in_flight: Most videos that are rendered at the same time, up to 10,000.
+        lane: With batch, rows go through xAI's Batch API: outside its limits of requests a second, and within 24
+            hours. With auto, the number of rows decides.
+        cancel_at_xai: In the batch lane, cancel what is not rendered yet if the command is interrupted.
         dry_run: Check the manifest and estimate the cost. Nothing is sent.
         allow_failures: Exit with 0 even if some rows have no video.
         storage: Storage for the videos, their receipts and the report: a directory, s3://bucket/folder, or a saved
@@ -195,6 +201,8 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
         "keep": batches.columns(keep),
         "in_flight": in_flight,
         "budget_usd": budget,
+        "lane": lane,
+        "cancel_at_xai": cancel_at_xai,
     }
     options |= {"allow_failures": allow_failures, "timeout_seconds": timeout_seconds, **(delivery or {})}
     options |= {"stills": stills, "regenerate": regenerate, "on_unknown": on_unknown}
@@ -216,6 +224,7 @@ def submit(  # noqa: D417 - as for batch
     allow_failures: Flag = False,
     storage: Place = "videos",
     credentials: str | None = None,
+    lane: LaneChoice = "realtime",
     delivery: Annotated[DeliveryOptions | None, Spread] = None,
     regenerate: Flag = False,
     on_unknown: OnUnknown = "raise",
@@ -232,13 +241,15 @@ def submit(  # noqa: D417 - as for batch
         storage: Storage for the videos, their receipts and the report: a directory, s3://bucket/folder, or a saved
             block as s3-bucket/NAME.
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.
+        lane: As for batch.
         regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
         on_unknown: With resubmit, rows of an unknown outcome are submitted again, which may pay twice.
         as_json: Print the report as JSON.
     """
     from prefect_xai_video.cli import batches
 
-    options: dict[str, Any] = {"key": key, "keep": batches.columns(keep), "budget_usd": budget, **(delivery or {})}
+    options: dict[str, Any] = {"key": key, "keep": batches.columns(keep), "budget_usd": budget, "lane": lane}
+    options |= delivery or {}
     options |= {"allow_failures": allow_failures}
     options |= {"regenerate": regenerate, "on_unknown": on_unknown}
     batches.submit(manifest, options, storage, credentials, as_json=as_json)

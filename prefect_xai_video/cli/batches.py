@@ -119,7 +119,12 @@ class _Checked:
         with open_manifest(self.source, self.store.s3_credentials) as opened:
             chosen, validation = self.chosen, XaiVideoSettings.current().validation
             plan = make_plan(
-                opened, chosen.key, keep=chosen.kept_columns, saving=chosen.for_each, validation=validation
+                opened,
+                chosen.key,
+                keep=chosen.kept_columns,
+                saving=chosen.for_each,
+                lane=chosen.lane,
+                validation=validation,
             )
             Budget(chosen.checked_budget).check_covers(plan.cheapest_usd)
             yield plan

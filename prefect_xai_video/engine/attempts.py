@@ -38,7 +38,7 @@ LEGAL: Mapping[ReceiptState, frozenset[ReceiptState]] = {
     "sending": frozenset({"submitted", "refused", "unknown"}),
     "refused": frozenset({"sending"}),
     "unknown": frozenset({"sending", "submitted"}),
-    "submitted": frozenset({"done", "failed", "moderated", "expired"}),
+    "submitted": frozenset({"done", "failed", "moderated", "expired", "refused"}),
     "done": frozenset({"done", "stored", "failed", "moderated", "expired"}),
     "stored": frozenset(),
     "failed": frozenset({"sending", "submitted", "done"}),
@@ -169,6 +169,8 @@ class Attempt(Frozen):
             `x-client-request-id`.
         direct: Whether xAI was given a URL to deliver the video to the store.
         xai_file: The file as which xAI was asked to store the video; None if it was not.
+        xai_batch: Id of xAI's batch to which it was added; None if it was submitted by itself. In the batch, its id
+            is the claim, which is its request id, too.
         flow_run_id: The flow run that sent it.
         fingerprint: SHA-256 of endpoint and body, inputs by digest; None for an adopted request of unknown content.
         mode: Mode of the request; None if unknown.
@@ -196,6 +198,7 @@ class Attempt(Frozen):
     claim: str
     direct: bool = False
     xai_file: XaiFile | None = None
+    xai_batch: str | None = None
     flow_run_id: str | None = None
     fingerprint: str | None = None
     mode: Mode | None = None
@@ -249,6 +252,7 @@ def new_attempt(
     *,
     direct: bool = False,
     xai_file: XaiFile | None = None,
+    xai_batch: str | None = None,
 ) -> Attempt:
     """Create an attempt in state `sending`."""
     started_at = now()
@@ -258,6 +262,7 @@ def new_attempt(
         claim=claim or new_claim(),
         direct=direct,
         xai_file=xai_file,
+        xai_batch=xai_batch,
         flow_run_id=flow_run_id,
         started_at=started_at,
         outcome_at=started_at,

@@ -147,4 +147,4 @@ def _may_arrive(receipt: Receipt) -> bool:
 
 
 _ENDED = frozenset({"stored", "ended", "unknown"})
-_RESULTS: dict[str, Result] = {"stored": "stored", "unknown": "unknown"}
+_RESULTS: dict[str, Result] = {"stored": "stored", "unknown": "unknown", "refused": "ended"}

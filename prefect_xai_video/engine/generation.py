@@ -84,12 +84,13 @@ class Generation:
     render_times: RenderTimes | None = None
 
     @property
-    def _journal(self) -> Journal:
+    def journal(self) -> Journal:
+        """The receipts of the store."""
         return Journal(self.store, self.on_change)
 
     @property
     def _inquiry(self) -> Inquiry:
-        return Inquiry(self.client, self._journal)
+        return Inquiry(self.client, self.journal)
 
     @property
     def _waiting(self) -> Waiting:
@@ -131,7 +132,7 @@ class Generation:
         with with_key(check_key(key)):
             submission = Submission(
                 self.client,
-                self._journal,
+                self.journal,
                 request,
                 key,
                 flow_run_id,
@@ -193,27 +194,27 @@ class Generation:
             # If the key has this request already, `reconsider` polls it, and only if it seems to be lost.
             if held is None or held.receipt.request_id != request_id:
                 await self.client.get(request_id)
-            held = await self._journal.resolve_conflicts(key, lambda: self._adopt(request_id, key, flow_run_id))
+            held = await self.journal.resolve_conflicts(key, lambda: self._adopt(request_id, key, flow_run_id))
             return (await self._inquiry.reconsider(held, is_explicit=True)).receipt
 
     async def _adopt(self, request_id: str, key: str, flow_run_id: str | None) -> Held:
-        held = await self._journal.read_settled(key)
+        held = await self.journal.read_settled(key)
         if held is None:
             account = await account_of(self.client, with_team=False)
-            return await self._journal.create(
+            return await self.journal.create(
                 Receipt.adopt(key, request_id, flow_run_id, api=account.api, team=account.team)
             )
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
         if receipt.request_id is None and receipt.state in {"done", "stored"}:
-            return await self._journal.replace(held, receipt.late_reply(receipt.attempt.claim, request_id))
+            return await self.journal.replace(held, receipt.late_reply(receipt.attempt.claim, request_id))
         if receipt.state in {"submitted", "done", "stored"}:
             raise KeyConflict(
                 f"The key already has another request: {receipt.request_id} is {receipt.state}. Nothing was changed. "
                 f"Use another key."
             )
-        return await self._journal.replace(held, receipt.adopted(request_id, flow_run_id))
+        return await self.journal.replace(held, receipt.adopted(request_id, flow_run_id))
 
     async def wait(self, key: str, *, timeout: float) -> Receipt:
         """Wait until the video of a submitted key is done.
@@ -250,7 +251,7 @@ class Generation:
         return held
 
     async def _read_settled(self, key: str) -> Held:
-        held = await self._journal.read_settled(key) or await self._journal.read(key)
+        held = await self.journal.read_settled(key) or await self.journal.read(key)
         check_owner(held.receipt, await account_of(self.client, with_team=False))
         return held
 
@@ -274,20 +275,25 @@ class Generation:
             GenerationError: If xAI no longer has it.
         """
         with with_key(check_key(key)):
-            held = await self._journal.read(key)
+            held = await self.journal.read(key)
             with with_request_id(held.receipt.request_id, held.receipt):
                 check_owner(held.receipt, await account_of(self.client, with_team=False))
                 held = await self._inquiry.reconsider(held)
                 if _usable(held.receipt).state in {"submitted", "unknown"}:
                     raise StorageError("The video is not done yet: wait for it first.")
-                receipt = (await Saving(self._inquiry, self._journal).save(held)).receipt
-                return await Stills(self._journal).store(receipt) if stills else receipt
+                receipt = (await Saving(self._inquiry, self.journal).save(held)).receipt
+                return await Stills(self.journal).store(receipt) if stills else receipt
 
-    async def collect(self, key: str) -> Receipt:
+    async def collect(self, key: str, *, stills: bool = False) -> Receipt:
         """Take an open key one step further, without waiting and without paying: poll once, and store what is done.
 
+        Args:
+            key: The video's name in the store.
+            stills: Whether to store the first and the last frame of the video, too.
+
         Returns:
-            The receipt, in state `stored`, or `submitted` or `unknown` if the video is not there yet.
+            The receipt, in state `stored`, or `submitted` or `unknown` if the video is not there yet, or `refused`
+            if xAI's batch does not have the request, or was cancelled before it was rendered.
 
         Raises:
             GenerationError: If there will be no video.
@@ -304,8 +310,10 @@ class Generation:
             held = await self._inquiry.reconsider(held)
             if held.receipt.state == "submitted":
                 held = await self._inquiry.poll(held)
+            if held.receipt.state == "refused":
+                return held.receipt
             receipt = _usable(held.receipt)
-            return receipt if receipt.state == "submitted" else await self.save_receipt(key)
+            return receipt if receipt.state == "submitted" else await self.save_receipt(key, stills=stills)
 
 
 @contextmanager

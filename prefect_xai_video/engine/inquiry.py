@@ -4,12 +4,15 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pydantic import SecretStr
+
 from prefect_xai_video.api.client import XaiVideoClient
 from prefect_xai_video.api.files import RemoteFile
 from prefect_xai_video.api.pace import Urgency
 from prefect_xai_video.api.responses import VideoStatus
 from prefect_xai_video.engine.accounts import account_of, check_owner, is_same
-from prefect_xai_video.engine.attempts import ENDED_BADLY, XaiFile
+from prefect_xai_video.engine.attempts import ENDED_BADLY, Attempt, XaiFile
+from prefect_xai_video.engine.batch_inquiry import BatchInquiry
 from prefect_xai_video.engine.journal import Journal, with_request_id
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import UPLOAD_SECONDS, Held
@@ -26,6 +29,11 @@ AGED_SECONDS = 24 * 3600
 It is the longest published lifetime of a video.
 """
 
+
+BATCH_SECONDS = 30 * 24 * 3600
+"""Age in seconds up to which a request may still be found in its batch: xAI keeps batches for weeks."""
+
+_NEVER_ADDED = RequestRejected("xAI's batch does not contain the request, and nothing can be added to it any more.")
 
 FILE_SECONDS = 24 * 3600
 """Age in seconds up to which a submission of unknown outcome may still become a file in xAI's Files API.
@@ -46,12 +54,22 @@ class Inquiry:
     client: XaiVideoClient
     journal: Journal
 
-    async def status(self, receipt: Receipt, urgency: Urgency = Urgency.LIKELY_DONE) -> VideoStatus:
+    @property
+    def _batches(self) -> BatchInquiry:
+        return BatchInquiry(self.client)
+
+    async def status(
+        self,
+        receipt: Receipt,
+        urgency: Urgency = Urgency.LIKELY_DONE,
+        failed_url: SecretStr | None = None,
+    ) -> VideoStatus:
         """Poll the current request of a receipt once.
 
         Args:
             receipt: A receipt with a request id.
             urgency: Decides, with a pace, which requests go first. Default: as if the video is likely to be done.
+            failed_url: URL of the video that works no longer. Default: none.
 
         Raises:
             RequestRejected: If xAI does not know the request id; it may be another team's, or become known later.
@@ -60,6 +78,8 @@ class Inquiry:
         """
         request_id = receipt.request_id or ""
         try:
+            if receipt.xai_batch is not None:
+                return await self._batches.status(receipt.attempt, failed_url)
             # xAI may quote the prompt in an error, which is redacted by the prompt in the receipt.
             prompt = receipt.request.get("prompt")
             return await self.client.get(
@@ -92,9 +112,10 @@ class Inquiry:
         )
 
     async def find_video(self, held: Held) -> Held:
-        """Look for the video of a submission of unknown outcome, and record it: in the store, and in the Files API.
+        """Look for a submission of unknown outcome, and record it: in the store, the Files API, and xAI's batch.
 
-        A missing file proves nothing: a moderated or failed render, and one that has not ended, have none.
+        A missing file proves nothing: a moderated or failed render, and one that has not ended, have none. What a
+        batch lists was accepted, and what it certainly lacks was not.
 
         Raises:
             WriteConflict: If the receipt has been replaced since it was read.
@@ -102,10 +123,24 @@ class Inquiry:
         """
         held = await self.journal.find_delivery(held)
         for attempt in held.receipt.undelivered if held.receipt.has_no_video else ():
+            if attempt.xai_batch is not None:
+                changed = await self._found_in_batch(held.receipt, attempt)
+                if changed is not None:
+                    return await self.journal.replace(held, changed)
             file = await self._find_file(attempt.xai_file) if attempt.xai_file else None
             if file is not None:
                 return await self.journal.replace(held, held.receipt.found(attempt.claim, file.id, file.public_url))
         return held
+
+    async def _found_in_batch(self, receipt: Receipt, attempt: Attempt) -> Receipt | None:
+        """Record where a request is whose reply was lost; None if that is not certain yet."""
+        match await self._batches.place(attempt):
+            case "listed":
+                return receipt.late_reply(attempt.claim, attempt.claim)
+            case "absent":
+                return receipt.late_refusal(attempt.claim, _NEVER_ADDED)
+            case "open":
+                return None
 
     async def _find_file(self, file: XaiFile) -> RemoteFile | None:
         try:
@@ -193,9 +228,15 @@ class Inquiry:
 
 
 def may_still_appear(receipt: Receipt) -> bool:
-    """Whether the video of a submission of unknown outcome may still appear in the store or in the Files API."""
+    """Whether a submission of unknown outcome may still be found without a person."""
     age = age_of(receipt)
-    return any(age <= (UPLOAD_SECONDS if each.direct else FILE_SECONDS) for each in receipt.undelivered)
+    return any(age <= _seconds_to_appear(each) for each in receipt.undelivered)
+
+
+def _seconds_to_appear(attempt: Attempt) -> float:
+    if attempt.xai_batch is not None:
+        return BATCH_SECONDS
+    return UPLOAD_SECONDS if attempt.direct else FILE_SECONDS
 
 
 def age_of(receipt: Receipt, now: datetime | None = None) -> float:

@@ -146,6 +146,11 @@ class ReceiptFacts(Frozen):
         return self.attempt.xai_file
 
     @property
+    def xai_batch(self) -> str | None:
+        """Id of xAI's batch that has the request; None if it was submitted by itself."""
+        return self.attempt.xai_batch
+
+    @property
     def next_step(self) -> str:
         """Next step that a person can take."""
         if self.is_not_found:
@@ -164,11 +169,14 @@ class ReceiptFacts(Frozen):
 
     @property
     def undelivered(self) -> tuple[Attempt, ...]:
-        """Attempts of unknown outcome whose video may be found in the store or in xAI's Files API, latest first."""
+        """Attempts of unknown outcome that may be found without a person, latest first.
+
+        Their video may appear in the store or in xAI's Files API, or xAI's batch lists them.
+        """
         return tuple(
             attempt
             for attempt in reversed(self.attempts)
-            if (attempt.direct or attempt.xai_file is not None)
+            if (attempt.direct or attempt.xai_file is not None or attempt.xai_batch is not None)
             and attempt.outcome == "unknown"
             and attempt.fingerprint == self.fingerprint
         )

@@ -7,7 +7,8 @@ own request, request id, cost and file. The *current* attempt is computed from t
 
     (no receipt) ──> sending ──> submitted ──> done ──> stored
                         │            │           │
-                        │            └───────────┴──> failed, moderated, expired
+                        │            ├───────────┴──> failed, moderated, expired
+                        │            └──> refused (only in a batch of xAI's that was cancelled)
                         └──> refused, unknown
 
 - `sending`: a run has claimed the right to send the POST, which is about to be sent or in progress.
@@ -30,6 +31,7 @@ table). Late information is never lost; the following methods record it:
 - `saving`: a downloaded file of a video that has been reported as expired meanwhile (-> `done`).
 """
 
+from functools import partial
 from typing import Any, Self
 
 from pydantic import (
@@ -60,6 +62,7 @@ from prefect_xai_video.engine.receipt_json import read_receipt, write_receipt
 from prefect_xai_video.engine.videos import Video
 from prefect_xai_video.errors import (
     GenerationError,
+    RequestRejected,
     SubmissionUnknown,
     VideoExpired,
     VideoFailed,
@@ -91,6 +94,7 @@ class Receipt(ReceiptFacts):
         claim: str | None = None,
         direct: bool = False,
         xai_file: XaiFile | None = None,
+        xai_batch: str | None = None,
         api: str | None = None,
         team: str | None = None,
     ) -> Self:
@@ -103,11 +107,12 @@ class Receipt(ReceiptFacts):
             claim: Id of the claim. Default: a new id.
             direct: Whether xAI delivers the video to the store.
             xai_file: The file as which xAI is asked to store it.
+            xai_batch: Id of xAI's batch to which it is about to be added.
             api: The API to which it is sent.
             team: The team that pays, if known.
         """
-        facts = facts_of_request(request)
-        attempt = new_attempt(1, "first", flow_run_id, claim, facts, direct=direct, xai_file=xai_file)
+        facts, add = facts_of_request(request), partial(new_attempt, direct=direct, xai_file=xai_file)
+        attempt = add(1, "first", flow_run_id, claim, facts, xai_batch=xai_batch)
         return cls(key=key, api=api, team=team, attempts=(attempt,))
 
     @classmethod
@@ -148,13 +153,14 @@ class Receipt(ReceiptFacts):
         claim: str | None = None,
         direct: bool = False,
         xai_file: XaiFile | None = None,
+        xai_batch: str | None = None,
         api: str | None = None,
         team: str | None = None,
     ) -> Self:
         """Add another attempt: -> `sending`. Arguments as for `claim`."""
         self._check_move("sending")
-        number, facts = len(self.attempts) + 1, facts_of_request(request)
-        attempt = new_attempt(number, reason, flow_run_id, claim, facts, direct=direct, xai_file=xai_file)
+        facts, add = facts_of_request(request), partial(new_attempt, direct=direct, xai_file=xai_file)
+        attempt = add(len(self.attempts) + 1, reason, flow_run_id, claim, facts, xai_batch=xai_batch)
         account = (
             {"api": api or self.api, "team": team or self.team} if self.maybe_paid else {"api": api, "team": team}
         )
@@ -177,7 +183,7 @@ class Receipt(ReceiptFacts):
         return self._moved("unknown", failure=Failure.of(error), trace_id=error.trace_id, answer=error.answer)
 
     def finished(self, status: VideoStatus) -> Self:
-        """Record a final status: -> `done`, `failed`, `moderated` or `expired`."""
+        """Record a final status: -> `done`, `failed`, `moderated`, `expired`, or `refused` if it was cancelled."""
         cost = {} if status.cost_usd is None else {"cost_usd": status.cost_usd}
         if status.state == "done":
             return self._moved(
@@ -193,6 +199,8 @@ class Receipt(ReceiptFacts):
             )
         if status.state == "pending":
             raise IllegalTransition("A pending request has no final status.", key=self.key)
+        if status.state == "cancelled":
+            return self._moved("refused", failure=Failure.of(_cancelled_error(status)))
         error = _failure_error(status)
         return self._moved(status.state, failure=Failure.of(error), file=None, **cost)
 
@@ -373,6 +381,11 @@ def _failure_error(status: VideoStatus) -> GenerationError:
             return VideoExpired(f"xAI no longer has the video{text}", code=status.code)
         case _:
             return VideoFailed(f"xAI could not render the video{text}", code=status.code)
+
+
+def _cancelled_error(status: VideoStatus) -> RequestRejected:
+    text = f": {status.message}" if status.message else "."
+    return RequestRejected(f"xAI's batch was cancelled before the video was rendered, and nothing was paid{text}")
 
 
 def _unsigned(url: SecretStr | None) -> str | None:

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from prefect_xai_video.api.download import Download
 from prefect_xai_video.engine.attempts import StoredFile, XaiFile
 from prefect_xai_video.engine.inquiry import Inquiry
@@ -133,12 +135,14 @@ class Saving:
 
     async def _download(self, held: Held, path: Path) -> tuple[Held, Download]:
         """Download the video; if its URL no longer works, poll for a new one, once."""
+        failed_url = None
         if held.receipt.url is not None:
             try:
                 return held, await self.inquiry.client.download(held.receipt.url, path)
             except DownloadError as error:
                 if error.transient:
                     raise
+                failed_url = SecretStr(held.receipt.url)
         if held.receipt.request_id is None:
             file = held.receipt.xai_file
             if file is not None and file.id is not None:
@@ -148,7 +152,7 @@ class Saving:
                 "downloaded from xAI.",
                 transient=False,
             )
-        status = await self.inquiry.status(held.receipt)
+        status = await self.inquiry.status(held.receipt, failed_url=failed_url)
         held = await self.inquiry.record(held, status)
         if held.receipt.state in {"failed", "moderated", "expired"}:
             raise held.receipt.error()

@@ -56,6 +56,7 @@ class Submission:
         handover: How the video comes to the store.
         permit: Permission to submit, requested before each claim and each POST.
         on_accepted: Called as soon as xAI has accepted the request, before the receipt is updated.
+        xai_batch: Id of xAI's batch to which the request is about to be added; None to submit it by itself.
     """
 
     client: XaiVideoClient
@@ -68,6 +69,7 @@ class Submission:
     handover: Handover
     permit: Permit
     on_accepted: OnAccepted = log_accepted
+    xai_batch: str | None = None
     uploaded: list[VideoRequest] = field(default_factory=list, init=False)
     """The request with its large inputs uploaded, once a POST is due."""
 
@@ -75,6 +77,11 @@ class Submission:
         """Reject flags of the wrong type, so that no truthy string triggers a payment."""
         _check("regenerate", self.regenerate, isinstance(self.regenerate, bool), "true or false")
         _check("on_unknown", self.on_unknown, self.on_unknown in {"raise", "resubmit"}, "raise or resubmit")
+
+    @property
+    def sent_request(self) -> VideoRequest:
+        """The request as it is sent: with its large inputs uploaded, once that was done."""
+        return self.uploaded[0] if self.uploaded else self.request
 
     async def start(self) -> Receipt:
         """Submit the request, unless the receipt shows that this has been done.
@@ -93,7 +100,7 @@ class Submission:
         async def claim_and_send() -> Receipt:
             nonlocal claim
             while True:
-                held, sent = await self._claim(claim)
+                held, sent = await self.claim(claim)
                 if held.receipt.state != "sending":
                     return held.receipt
                 claim = Claim()
@@ -103,7 +110,7 @@ class Submission:
 
         return await self.client.retries.call(claim_and_send, lambda error: error.resend_safe)
 
-    async def _claim(self, claim: Claim) -> tuple[Held, Claim]:
+    async def claim(self, claim: Claim) -> tuple[Held, Claim]:
         """Read the receipt and, if a POST is due, claim it.
 
         Args:
@@ -127,7 +134,7 @@ class Submission:
                 if not self.uploaded:
                     self.uploaded.append(await with_uploads(self.request, self.client.files))
                 await self.permit.acquire(self.request)
-                if self.client.pace is not None:
+                if self.client.pace is not None and self.xai_batch is None:
                     turn = await self.client.pace.turn(Urgency.SUBMISSION)
                 # That may have taken a while, and another run may have claimed the key.
                 return await read_and_claim()
@@ -174,6 +181,7 @@ class Submission:
             claim=claim.id,
             direct=self.handover.is_direct,
             xai_file=self.handover.file(claim.id),
+            xai_batch=self.xai_batch,
             api=account.api,
             team=account.team,
         )
@@ -234,8 +242,7 @@ class Submission:
             reason = error if isinstance(error, XaiVideoError) else _CANCELLED
             await clean_up(record_refusal(self.journal, held, reason))
             raise
-        request = self.uploaded[0] if self.uploaded else self.request
-        posting = Posting(self.client, self.journal, request, held, claim, self.permit, self.on_accepted)
+        posting = Posting(self.client, self.journal, self.sent_request, held, claim, self.permit, self.on_accepted)
         try:
             receipt = await posting.run()
         except XaiVideoError as error:

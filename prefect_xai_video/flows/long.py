@@ -191,7 +191,7 @@ async def agenerate_long_video(
             model=model,
             user=user,
         )
-        first = await checked_request(plan.first, store)
+        first = await checked_request(plan.first, store, XaiVideoSettings.current().validation)
         key = await derive_key(plan.stand_in(first), store) if key is None else key
         assembly = Assembly(store, key, plan, plan.fingerprint(first), get_run_logger().info)
         if made := await _found(assembly, credentials):

@@ -34,6 +34,7 @@ from prefect.concurrency.asyncio import (
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.logging.loggers import LoggingAdapter
+from typing_extensions import override
 
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.errors import LimitReached
@@ -210,6 +211,20 @@ class Limits:
         return self._active
 
 
+class BulkLimits(Limits):
+    """The global limits as a batch of xAI's respects them: the budget. The others are for single submissions."""
+
+    @override
+    async def acquire(self, request: VideoRequest) -> None:
+        """Wait for nothing, and take nothing.
+
+        Raises:
+            LimitReached: If it can't be found out whether there is a budget.
+        """
+        if self._budget:
+            await self._list()
+
+
 class _Place:
     """A place among the videos in flight, held by an asyncio task in the context of whoever made this.
 
@@ -257,6 +272,16 @@ class _Place:
         async with slot:
             held.set_result(None)
             await self._over.wait()
+
+
+async def submissions_a_second() -> float | None:
+    """What the global limit for submissions allows in a second; None if it is not active, or can't be read."""
+    try:
+        async with current_client() as prefect:
+            limit = await prefect.read_global_concurrency_limit_by_name(REQUESTS.name)
+    except Exception:
+        return None
+    return limit.slot_decay_per_second or None if limit.active else None
 
 
 async def _acquire_turn() -> None:

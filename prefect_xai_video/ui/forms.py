@@ -23,6 +23,7 @@ from prefect_xai_video.api.capabilities import (
     PUBLIC_URL_SECONDS,
     RESOLUTIONS,
 )
+from prefect_xai_video.batch.lanes import LaneChoice
 from prefect_xai_video.batch.options import MAX_IN_FLIGHT
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.options import Delivery, OnUnknown, Recovery
@@ -142,6 +143,8 @@ InFlight = Annotated[int, SkipValidation, form_input("In flight", allOf=[{"minim
 BudgetUsd = Annotated[
     float | None, SkipValidation, MAY_STAY_EMPTY, form_input("Budget in USD", allOf=[{"exclusiveMinimum": 0}])
 ]
+LaneWay = Annotated[LaneChoice, SkipValidation, form_input("Lane")]
+CancelAtXai = Annotated[bool, SkipValidation, form_input("Cancel at xAI")]
 AllowFailures = Annotated[bool, SkipValidation, form_input("Allow failures")]
 ShardRows = Annotated[int | None, SkipValidation, MAY_STAY_EMPTY, form_input("Rows a shard", allOf=[{"minimum": 1}])]
 ShardDeployment = Annotated[str | None, SkipValidation, MAY_STAY_EMPTY, form_input("Deployment of the shards")]

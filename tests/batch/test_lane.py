@@ -1,0 +1,235 @@
+"""The batch lane on the engine: each fault of the Batch API, and what a run does with the rows of others."""
+
+import asyncio
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+
+from prefect_xai_video.api.options import build_request
+from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.errors import AccessDenied, LimitReached
+
+from ..support.api_key import API_KEY
+from ..support.lane import ids, opened, paid, quick, rows, run_lane
+
+CALLS = [
+    "batch-create-cut",
+    "batch-create-accepted-cut",
+    "batch-create-accepted-500",
+    "batch-add-cut",
+    "batch-add-accepted-cut",
+    "batch-add-accepted-500",
+    "batch-add-part-cut",
+    "batch-add-late-listing",
+    "batch-add-late-seconds",
+    "batch-counters-lag",
+    "batch-requests-lag",
+    "batch-results-lag",
+    "batch-results-reversed",
+    "batch-page-repeated",
+    "batch-get-500",
+]
+OF_REQUESTS = ["request-unlisted", "result-late", "result-url-expired", "download-cut", "download-500"]
+
+
+@pytest.fixture(autouse=True)
+def waits():
+    with quick():
+        yield
+
+
+@pytest.fixture
+def emulator():
+    with Emulator(light=True, render_seconds=0.2, api_key=API_KEY) as running:
+        yield running
+
+
+def check_paid_once(emulator, outcomes, count):
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": count}
+    assert max(ids(emulator).values()) == 1
+    assert set(paid(emulator).values()) == {1}
+    assert len(paid(emulator)) == count
+
+
+@pytest.mark.parametrize("fault", CALLS)
+async def test_a_fault_of_a_call_is_settled_without_a_person_and_without_a_second_payment(
+    emulator, tmp_path, fault, monkeypatch
+):
+    monkeypatch.setattr("prefect_xai_video.emulator.batches.calls.SLOW_SECONDS", 1)
+    emulator.choose_fault(fault)
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, run = await run_lane(generation, rows(7))
+    check_paid_once(emulator, outcomes, 7)
+    assert run.stopped_by is None
+    async with opened(emulator, tmp_path) as generation:
+        sent = len(emulator.requests())
+        again, run = await run_lane(generation, rows(7))
+    assert Counter(outcome.state for outcome in again.values()) == {"stored": 7}
+    assert (len(emulator.requests()), run.begun) == (sent, 0)
+
+
+@pytest.mark.parametrize("fault", OF_REQUESTS)
+async def test_a_fault_of_a_request_delays_only_its_row(emulator, tmp_path, fault):
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, [*rows(3, f"[fault:{fault}]"), *rows(6)[3:]])
+    check_paid_once(emulator, outcomes, 6)
+
+
+@pytest.mark.parametrize("shape", ["", "[fault:result-error-beside]", "[fault:result-error-object]"])
+async def test_rows_end_with_what_happened_to_them(emulator, tmp_path, shape):
+    table = rows(4)
+    table[1]["prompt"] += f" [fault:moderated] {shape}"
+    table[2]["prompt"] += f" [fault:failed-internal-error] {shape}"
+    table[3]["prompt"] += f" [fault:expired] {shape}"
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, table)
+        receipt = (await generation.store.read("cats/001")).receipt
+    states = [outcome.state for outcome in outcomes.values()]
+    assert sorted(states) == ["failed", "failed", "moderated", "stored"]
+    assert receipt.request_id == receipt.attempt.claim
+    assert receipt.xai_batch.startswith("batch_")
+
+
+async def test_a_batch_that_xai_cancels_ends_its_rows_and_a_later_run_submits_them(tmp_path):
+    with Emulator(light=True, render_seconds=0.5, render_slots=2, api_key=API_KEY) as emulator:
+        emulator.choose_fault("batch-cancelled-by-xai")
+        async with opened(emulator, tmp_path) as generation:
+            outcomes, _ = await run_lane(generation, rows(5))
+        states = Counter(outcome.state for outcome in outcomes.values())
+        assert states.keys() <= {"stored", "refused"}
+        assert (states.total(), states["refused"] > 0) == (5, True)
+        ended = next(outcome for outcome in outcomes.values() if outcome.state == "refused")
+        assert "cancelled before the video was rendered, and nothing was paid" in ended.error
+        assert (ended.error_type, ended.total_usd) == ("RequestRejected", 0)
+        async with opened(emulator, tmp_path) as generation:
+            outcomes, _ = await run_lane(generation, rows(5), run_id="later")
+        check_paid_once(emulator, outcomes, 5)
+
+
+async def test_a_late_add_is_never_sent_again(emulator, tmp_path, monkeypatch):
+    """The requests land while the run already looks for them."""
+    monkeypatch.setattr("prefect_xai_video.emulator.batches.calls.SLOW_SECONDS", 2)
+    emulator.choose_fault("batch-add-late-seconds")
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(3))
+    check_paid_once(emulator, outcomes, 3)
+    assert len({entry["batch_id"] for entry in emulator.ledger()["requests"]}) == 1
+
+
+async def test_what_is_missing_is_added_to_another_batch_once_nothing_can_land(emulator, tmp_path):
+    emulator.choose_fault("batch-add-part-cut")
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(6))
+        check_paid_once(emulator, outcomes, 6)
+        entries = emulator.ledger()["requests"]
+        first, second = dict.fromkeys(entry["batch_id"] for entry in entries)
+        assert (await generation.client.batches.get(first)).is_cancelled
+        assert not (await generation.client.batches.get(second)).is_cancelled
+        attempts = (await generation.store.read("cats/005")).receipt.attempts
+    places = [(attempt.outcome, attempt.xai_batch) for attempt in attempts]
+    assert places == [("refused", first), ("stored", second)]
+
+
+async def test_two_runs_on_one_manifest_add_each_row_once(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as one, opened(emulator, tmp_path) as other:
+        results = await asyncio.gather(run_lane(one, rows(40)), run_lane(other, rows(40), run_id="other"))
+    for outcomes, _ in results:
+        check_paid_once(emulator, outcomes, 40)
+    assert sum(outcome.is_new for outcomes, _ in results for outcome in outcomes.values()) == 40
+
+
+async def test_an_invalid_request_has_only_its_own_row_refused(emulator, tmp_path):
+    table = rows(9)
+    # Not enabled for batches: the call with it is refused as a whole.
+    table[4] |= {
+        "model": "grok-imagine-video-1.5-lite",
+        "image_url": "https://example.com/cat.png",
+        "prompt": "A cat",
+    }
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, run = await run_lane(generation, table)
+    refused = outcomes["cats/004"]
+    assert (refused.state, refused.error_type) == ("refused", "RequestRejected")
+    assert "not supported for batch processing" in refused.error
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": 8, "refused": 1}
+    assert (max(ids(emulator).values()), run.stopped_by) == (1, None)
+
+
+async def test_exhausted_credits_stop_everything(tmp_path):
+    with Emulator(light=True, render_seconds=0, api_key=API_KEY, credits_usd=0.12) as emulator:
+        async with opened(emulator, tmp_path) as generation:
+            outcomes, run = await run_lane(generation, rows(3))
+            assert isinstance(run.stopped_by, AccessDenied)
+            assert {outcome.state for outcome in outcomes.values()} == {"refused"}
+            outcomes, _ = await run_lane(generation, rows(2))
+        check_paid_once(emulator, outcomes, 2)
+
+
+async def test_a_budget_is_never_exceeded(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, run = await run_lane(generation, rows(6), budget=Decimal("0.17"))
+    assert isinstance(run.stopped_by, LimitReached)
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": 3, "refused": 1, "not started": 2}
+    assert emulator.ledger()["billed_usd"] == "0.15"
+
+
+async def test_a_failed_video_frees_budget_for_the_next(emulator, tmp_path):
+    table = rows(3)
+    table[0]["prompt"] += " [fault:failed-internal-error]"
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, run = await run_lane(generation, table, budget=Decimal("0.10"))
+    assert [outcomes[row["key"]].state for row in table] == ["failed", "stored", "stored"]
+    assert run.stopped_by is None
+
+
+async def test_a_run_that_only_submits_leaves_the_videos_to_a_later_one(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(5), timeout=None)
+        assert {outcome.state for outcome in outcomes.values()} == {"open"}
+        outcomes, _ = await run_lane(generation, rows(5), run_id="later")
+    check_paid_once(emulator, outcomes, 5)
+    assert not any(outcome.is_new for outcome in outcomes.values())
+
+
+async def test_a_wait_that_is_too_short_leaves_the_rows_open(tmp_path):
+    with Emulator(light=True, render_seconds=600, api_key=API_KEY) as emulator:
+        async with opened(emulator, tmp_path) as generation:
+            outcomes, _ = await run_lane(generation, rows(2), timeout=0.5)
+    outcome = outcomes["cats/000"]
+    assert (outcome.state, outcome.error_type) == ("open", "VideoTimeout")
+    assert outcome.request_id in ids(emulator)
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_a_cancelled_run_can_cancel_its_batch(tmp_path, cancels):
+    with Emulator(light=True, render_seconds=600, api_key=API_KEY) as emulator:
+        async with opened(emulator, tmp_path) as generation:
+            run = asyncio.create_task(run_lane(generation, rows(3), cancels=cancels))
+            while len(ids(emulator)) < 3:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.3)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            (batch_id,) = {entry["batch_id"] for entry in emulator.ledger()["requests"]}
+            assert (await generation.client.batches.get(batch_id)).is_cancelled == cancels
+
+
+async def test_rows_of_the_other_lane_are_waited_for(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as generation:
+        table = rows(3)
+        await generation.start(build_request(table[0]["prompt"], duration=1), table[0]["key"])
+        outcomes, _ = await run_lane(generation, table)
+    check_paid_once(emulator, outcomes, 3)
+
+
+async def test_a_single_run_finds_the_video_of_a_row(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as generation:
+        emulator.choose_fault("batch-add-accepted-cut")
+        await run_lane(generation, rows(2), timeout=None)
+        request = build_request("Cat 0", duration=1)
+        await generation.start(request, "cats/000")
+        await generation.wait("cats/000", timeout=20)
+        assert (await generation.save("cats/000")).size > 1000
+    assert set(paid(emulator).values()) == {1}

@@ -1,0 +1,159 @@
+"""The batch lane end to end: flows, collector, shards of one process, and the command, on a Prefect server."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from prefect_xai_video import agenerate_video, agenerate_videos, asubmit_videos
+from prefect_xai_video.batch.lanes import choose_lane
+from prefect_xai_video.emulator import Emulator
+from prefect_xai_video.errors import BatchFailed, InvalidManifest, InvalidRequest
+
+from .support.api_key import API_KEY
+from .support.lane import ids, paid, quick
+from .test_collecting import collect_until, marks
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+
+@pytest.fixture(autouse=True)
+def waits():
+    with quick():
+        yield
+
+
+@pytest.fixture
+def emulator():
+    with Emulator(light=True, render_seconds=0.2, api_key=API_KEY) as running:
+        yield running
+
+
+def rows(count, text=""):
+    return [{"key": f"cats/{number}", "prompt": f"Cat {number} {text}", "duration": 1} for number in range(count)]
+
+
+def posts(emulator):
+    return [request["path"] for request in emulator.requests() if request["method"] == "POST"]
+
+
+async def test_rows_go_through_one_batch_and_a_second_run_sends_nothing(storage, xai, emulator):
+    options = {"lane": "batch", "storage": storage, "credentials": xai}
+    report = await agenerate_videos(rows(5), budget_usd=1, **options)
+    assert (report.count, report.stored, report.new, str(report.cost_usd)) == (5, 5, 5, "0.25")
+    assert report.rows[3].uri.endswith("cats/3.mp4")
+    assert [path.rpartition("/")[2] for path in posts(emulator)] == ["batches", "requests"]
+    sent = len(emulator.requests())
+    again = await agenerate_videos(rows(5), **options)
+    assert (again.stored, again.new, len(emulator.requests())) == (5, 0, sent)
+    video = await agenerate_video("Cat 3 ", duration=1, key="cats/3", storage=storage, credentials=xai)
+    assert video.uri == report.rows[3].uri
+    assert set(ids(emulator).values()) == {1}
+
+
+async def test_submitted_rows_are_collected_by_another_run(storage, xai, emulator):
+    emulator.choose_fault("batch-add-accepted-cut")
+    report = await asubmit_videos(rows(4), lane="batch", storage=storage, credentials=xai)
+    assert (report.open, report.stored) == (4, 0)
+    assert len(await marks(storage)) == 4
+    await collect_until(storage, xai, "stored", 4)
+    again = await agenerate_videos(rows(4), storage=storage, credentials=xai)
+    assert (again.stored, again.new) == (4, 0)
+    assert set(paid(emulator).values()) == {1}
+
+
+async def test_the_collector_settles_what_was_never_added(directory, xai, emulator):
+    emulator.choose_fault("batch-add-cut")
+    report = await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)
+    assert report.open == 3
+    collected = await collect_until(directory, xai, "ended", 3)
+    assert collected.errors == {}
+    assert emulator.ledger()["submissions"] == 0
+    report = await agenerate_videos(rows(3), lane="batch", storage=directory, credentials=xai)
+    assert (report.stored, report.new) == (3, 3)
+
+
+async def test_the_report_tells_what_happened_to_each_row(directory, xai, emulator):
+    table = rows(3)
+    table[1]["prompt"] += "[fault:moderated]"
+    with pytest.raises(BatchFailed, match=r"2 of 3 videos stored \(1 moderated\)") as caught:
+        await agenerate_videos(table, lane="batch", storage=directory, credentials=xai)
+    assert [row.state for row in caught.value.report.rows] == ["stored", "moderated", "stored"]
+    with (Path(directory.basepath) / "cats" / "batch.report.csv").open(newline="") as file:
+        assert {row["request_id"] for row in csv.DictReader(file)} == set(ids(emulator))
+
+
+async def test_inputs_and_files_kept_at_xai_go_with_the_rows(directory, xai, emulator, tmp_path):
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + bytes.fromhex(
+            "0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef"
+            "0000000049454e44ae426082"
+        )
+    )
+    table = [{"key": "cat", "prompt": "It wakes up", "image_url": str(picture), "duration": 1}]
+    options = {"lane": "batch", "keep_at_xai": True, "storage": directory, "credentials": xai}
+    report = await agenerate_videos(table, **options)
+    assert report.stored == 1
+    video = await agenerate_video(
+        "It wakes up", image_url=str(picture), duration=1, key="cat", storage=directory, credentials=xai
+    )
+    assert video.file_id is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"lane": "bulk"}, "lane: 'bulk'"),
+        ({"lane": "batch", "delivery": "direct"}, "delivery: 'direct' in the batch lane"),
+        ({"lane": "batch", "recovery": "files"}, "recovery: 'files' in the batch lane"),
+        ({"cancel_at_xai": "yes"}, "cancel_at_xai: 'yes'"),
+    ],
+)
+async def test_what_does_not_go_together_is_refused_before_anything_is_sent(directory, xai, emulator, options, named):
+    with pytest.raises(InvalidRequest) as caught:
+        await agenerate_videos(rows(1), storage=directory, credentials=xai, **options)
+    assert str(caught.value).startswith(named)
+    assert posts(emulator) == []
+
+
+async def test_a_row_that_does_not_go_with_the_lane_is_named_before_anything_is_sent(directory, xai, emulator):
+    table = [*rows(2), {"key": "dog", "prompt": "A dog", "recovery": "files"}]
+    with pytest.raises(InvalidManifest, match="row 3: recovery: 'files' in the batch lane"):
+        await agenerate_videos(table, lane="batch", storage=directory, credentials=xai)
+    assert posts(emulator) == []
+    report = await agenerate_videos(table, lane="auto", storage=directory, credentials=xai)
+    assert report.stored == 3
+
+
+async def test_stills_are_stored_with_the_rows_also_later(directory, xai, emulator):
+    options = {"lane": "batch", "storage": directory, "credentials": xai}
+    await agenerate_videos(rows(2), **options)
+    report = await agenerate_videos(rows(2), stills=True, **options)
+    assert (report.stored, report.new) == (2, 0)
+    assert (Path(directory.basepath) / "cats" / "1.last.png").exists()
+    assert set(paid(emulator).values()) == {1}
+
+
+async def test_auto_chooses_by_the_rows_and_says_why(directory, xai, emulator, caplog):
+    report = await agenerate_videos(rows(2), lane="auto", storage=directory, credentials=xai)
+    assert report.stored == 2
+    assert "The lane is realtime: at 0.67 videos a second, the lowest rate known, and 10 in flight" in caplog.text
+    assert not any("batches" in path for path in posts(emulator))
+
+
+@pytest.mark.parametrize(
+    ("rows", "in_flight", "rate", "only_realtime", "lane"),
+    [
+        (1000, 50, None, False, "realtime"),
+        (10_000, 50, None, False, "batch"),
+        (10_000, 500, 10.0, False, "realtime"),
+        (10_000, 50, 10.0, False, "batch"),
+        (10_000, 50, None, True, "realtime"),
+    ],
+)
+def test_the_choice_of_a_lane(rows, in_flight, rate, only_realtime, lane):
+    chosen, why = choose_lane("auto", rows, in_flight, rate, only_realtime=only_realtime)
+    assert chosen == lane
+    assert why
