@@ -54,9 +54,9 @@ REQUESTS = (
 )
 ENDS = {"moderated": "moderated", "failed-internal-error": "failed", "expired": "failed"}
 """Faults of the render itself, and the state in which a row ends."""
-SMALL = ("batch-add-accepted-cut", "batch-add-part-cut", "moderated")
+SMALL = ("batch-add-part-cut",)
 
-ROWS, KILLS, SMALL_ROWS, SMALL_KILLS, SEED = 500, 20, 30, 2, 13
+ROWS, KILLS, SMALL_ROWS, SMALL_KILLS, SEED = 500, 20, 12, 1, 13
 LATEST_KILL = 0.8
 """Seconds after its first request within which a process is killed."""
 

@@ -21,6 +21,7 @@ from prefect_xai_video.batch.run import BatchRun, Step
 from prefect_xai_video.batch.shards import Shard
 from prefect_xai_video.batches.rows import RowMaker, find
 from prefect_xai_video.credentials import XaiCredentials
+from prefect_xai_video.engine.attempts import ENDED_BADLY
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.polling import RenderTimes
 from prefect_xai_video.engine.receipts import Receipt
@@ -109,7 +110,7 @@ class BatchOfRun:
 
     def _bulk_run(self, opened: Generation, timeout: float | None, paid: Mapping[str, Decimal]) -> LaneRun:
         settings = XaiVideoSettings.current()
-        shared = replace(opened, on_change=self._emit_end)
+        shared = replace(opened, on_change=self._emit_failure)
         return LaneRun(
             self._plan,
             generation=shared,
@@ -125,9 +126,12 @@ class BatchOfRun:
             paid_before=paid,
         )
 
-    def _emit_end(self, receipt: Receipt) -> None:
-        """Emit the event of a row that has ended; others would double the load on Prefect."""
-        if receipt.state != "submitted":
+    def _emit_failure(self, receipt: Receipt) -> None:
+        """Emit the event of a row that ends without a video; the report has the others.
+
+        Rows end here by the dozen in a second, and an event of each costs Prefect as much as its download.
+        """
+        if receipt.state in ENDED_BADLY:
             emit_change(receipt, self._store.receipt_uri(receipt.key))
 
     async def _lane(self) -> Lane:
