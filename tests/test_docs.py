@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from prefect_aws import AwsCredentials, S3Bucket
 
@@ -59,6 +60,10 @@ def saved_blocks(prefect_server, emulator, aws_env):
         XaiCredentials.from_environment().save("xai", overwrite=True)
         S3Bucket(bucket_name="my-videos", credentials=AwsCredentials()).save("xai-videos", overwrite=True)
         yield
+    # Pages create limits, and other tests use the server, too.
+    with get_client(sync_client=True) as prefect:
+        for limit in prefect.read_global_concurrency_limits():
+            prefect.delete_global_concurrency_limit_by_name(limit.name)
 
 
 @pytest.fixture
