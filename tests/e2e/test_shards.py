@@ -30,6 +30,7 @@ from prefect_xai_video.orchestration.rescues import RESCUED
 
 from ..support.api_key import API_KEY
 from ..support.postgres import is_installed, running_postgres
+from ..support.processes import family, signal_all
 from ..support.server import running_server, server_environment, used_by_this_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -218,16 +219,6 @@ async def kill_between_submissions(process, bucket) -> None:
     process.wait()
 
 
-def family(pid: int) -> list[int]:
-    """A process and its descendants; those of a worker are in sessions of their own."""
-    tasks = Path(f"/proc/{pid}/task")
-    try:
-        children = " ".join(path.read_text() for path in tasks.glob("*/children")).split()
-    except OSError:
-        children = []
-    return [pid, *(each for child in children for each in family(int(child)))]
-
-
 def runs_of(process) -> set[str]:
     """The ids of the flow runs of a worker."""
     found = set()
@@ -236,12 +227,6 @@ def runs_of(process) -> set[str]:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             found |= {each.partition(b"=")[2].decode() for each in environment if b"__FLOW_RUN_ID=" in each}
     return found
-
-
-def signal_all(pids: list[int], number: int) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
 
 
 @ON_BOTH
