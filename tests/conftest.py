@@ -42,8 +42,24 @@ settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")
-def emulator():
-    """A stand-in for xAI that renders fast and accepts one key."""
+def _emulator():
+    with Emulator(render_seconds=RENDER_SECONDS, api_key=API_KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def emulator(_emulator):
+    """A stand-in for xAI that renders fast and accepts one key.
+
+    It knows nothing of other tests: a fault that is selected by a prompt strikes only once for the same request.
+    """
+    _emulator.reset()
+    return _emulator
+
+
+@pytest.fixture(scope="module")
+def emulator_of_module():
+    """One for fixtures of a module, whose tests share its requests."""
     with Emulator(render_seconds=RENDER_SECONDS, api_key=API_KEY) as running:
         yield running
 

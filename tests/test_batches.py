@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.runtime import flow_run
 
 from prefect_xai_video import (
@@ -263,12 +263,11 @@ async def test_rows_given_as_a_list_are_not_stored_with_the_run(directory, xai):
     outer = await nightly()
     async with get_client() as prefect:
         [parent] = await prefect.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[outer])))
-        batches = [
-            run for run in await prefect.read_flow_runs() if run.parent_task_run_id and run.name == "videos of a list"
-        ]
+        of_it = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[outer]))
+        [batch] = await prefect.read_flow_runs(flow_run_filter=of_it)
     assert parent.state.is_completed()
-    assert batches[0].parameters["manifest"] == "<GivenRows>"
-    assert "secret" not in json.dumps(batches[0].parameters)
+    assert batch.parameters["manifest"] == "<GivenRows>"
+    assert "secret" not in json.dumps(batch.parameters)
 
 
 async def test_a_cancelled_batch_pays_nothing_twice_when_it_runs_again(directory, xai, submissions):

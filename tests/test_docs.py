@@ -51,6 +51,11 @@ def running(language, tests=False):
 
 
 @pytest.fixture(scope="module")
+def emulator(emulator_of_module):
+    return emulator_of_module
+
+
+@pytest.fixture(scope="module")
 def saved_blocks(prefect_server, emulator, aws_env):
     """What the pages take for granted: an API key, a bucket, and both as saved blocks."""
     with pytest.MonkeyPatch.context() as patch:

@@ -31,8 +31,13 @@ from prefect.client.schemas.actions import (
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import Event
@@ -152,6 +157,11 @@ def api(home, database):
 
 
 @pytest.fixture(scope="module")
+def emulator(emulator_of_module):
+    return emulator_of_module
+
+
+@pytest.fixture(scope="module")
 def env(home, api, emulator, aws_env):
     """What everybody on this server has in the environment; only the set-up has the API key."""
     env = server_environment(home / "home", api) | aws_env
@@ -267,17 +277,21 @@ def own_runs(again, worker, env, home):
         prefect.pause_automation(follow_up.id)
 
 
-def ended_run(name: str, **parameters: str):
-    """The run of a deployment that has these parameters, once it has ended."""
+def runs_of(name: str) -> list[FlowRun]:
+    """The runs of a deployment."""
     with get_client(sync_client=True) as prefect:
-        deployment = prefect.read_deployment_by_name(name)
-        for _ in range(1500):
-            for run in prefect.read_flow_runs():
-                meant = run.deployment_id == deployment.id and parameters.items() <= run.parameters.items()
-                if meant and run.state.is_final():
-                    assert run.state.is_completed(), run.state
-                    return run
-            time.sleep(0.3)
+        ids = FlowRunFilterDeploymentId(any_=[prefect.read_deployment_by_name(name).id])
+        return prefect.read_flow_runs(flow_run_filter=FlowRunFilter(deployment_id=ids))
+
+
+def ended_run(name: str, **parameters: str) -> FlowRun:
+    """The run of a deployment that has these parameters, once it has ended."""
+    for _ in range(1500):
+        for run in runs_of(name):
+            if parameters.items() <= run.parameters.items() and run.state.is_final():
+                assert run.state.is_completed(), run.state
+                return run
+        time.sleep(0.3)
     raise TimeoutError(f"{name} {parameters}")
 
 
@@ -632,11 +646,7 @@ def test_other_flow_runs_the_deployment(own_runs, s3):
 def test_follow_up_runs_for_a_video_of_the_deployment_and_for_no_other(own_runs):
     ended_run("publish/test", key="by/flow", uri="s3://deployed/by/flow.mp4")
 
-    with get_client(sync_client=True) as prefect:
-        publish = prefect.read_deployment_by_name("publish/test").id
-        assert [run.parameters["key"] for run in prefect.read_flow_runs() if run.deployment_id == publish] == [
-            "by/flow"
-        ]
+    assert [run.parameters["key"] for run in runs_of("publish/test")] == ["by/flow"]
 
 
 def test_people_are_told_of_a_moderated_video(own_runs, notified):

@@ -80,6 +80,11 @@ def client(server):
         yield client
 
 
+@pytest.fixture(scope="module")
+def emulator(emulator_of_module):
+    return emulator_of_module
+
+
 @pytest.fixture(scope="module", autouse=True)
 def runner_process(home, server, emulator, aws_env):
     """Executes the deployments, in an environment as people have it. It gets ready while other tests run."""

@@ -50,6 +50,11 @@ def server(tmp_path_factory, database):
 
 
 @pytest.fixture(scope="module")
+def emulator(emulator_of_module):
+    return emulator_of_module
+
+
+@pytest.fixture(scope="module")
 def set_up(server, emulator):
     """Runs the command on that server."""
     env = server_environment(*server) | emulator.environment()

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, State, StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.filesystems import LocalFileSystem
@@ -173,7 +174,8 @@ async def shards_of(deployment: str):
     """The runs of shards of a deployment, by number."""
     async with get_client() as prefect:
         it = await prefect.read_deployment_by_name(deployment)
-        runs = [run for run in await prefect.read_flow_runs() if run.deployment_id == it.id]
+        of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[it.id]))
+        runs = await prefect.read_flow_runs(flow_run_filter=of_it)
     return sorted(
         (run for run in runs if run.parameters.get("shard")), key=lambda run: run.parameters["shard"]["number"]
     )

@@ -193,11 +193,12 @@ async def test_regenerate_does_not_change_a_stored_video(engine, submissions):
 
 
 async def test_a_time_out_keeps_the_request_and_the_same_key_continues(engine, submissions):
-    await engine.start(REQUEST, "cat")
+    request = build_request("A cat [fault:poll-404*2]", duration=1)
+    await engine.start(request, "cat")
     with pytest.raises(VideoTimeout) as caught:
         await engine.wait("cat", timeout=0.01)
     assert caught.value.request_id == (await engine.store.read("cat")).receipt.request_id
-    assert (await make(engine, "cat")).request_id == caught.value.request_id
+    assert (await make(engine, "cat", request)).request_id == caught.value.request_id
     assert submissions() == 1
 
 

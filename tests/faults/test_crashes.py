@@ -317,6 +317,11 @@ class Killing:
 
 
 @pytest.fixture(scope="module")
+def emulator(emulator_of_module):
+    return emulator_of_module
+
+
+@pytest.fixture(scope="module")
 def endings(prefect_server, emulator, aws, tmp_path_factory):
     """Starts, kills and resumes all runs."""
     aws.get_s3_client().create_bucket(Bucket=BLOCK)

@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Cancelled, Crashed
@@ -137,9 +138,8 @@ async def test_a_run_ends_with_a_sentence(directory, xai):
 async def interrupted(directory, xai, monkeypatch):
     """A run that did not wait for its video to the end, and its error."""
     monkeypatch.setattr(labels, "LABEL_SECONDS", 120)
-    state = await agenerate_video(
-        PROMPT, duration=1, key="cat", timeout_seconds=0.01, storage=directory, credentials=xai, return_state=True
-    )
+    options = {"duration": 1, "key": "cat", "timeout_seconds": 0.01, "storage": directory, "credentials": xai}
+    state = await agenerate_video(f"{PROMPT} [fault:never-done]", **options, return_state=True)
     error = await state.result(raise_on_failure=False)
     assert isinstance(error, VideoTimeout)
     async with get_client() as client:
@@ -159,13 +159,14 @@ async def test_a_run_is_labelled_while_it_waits(directory):
         waiting = asyncio.create_task(
             agenerate_video(PROMPT, duration=1, key="waiting", storage=directory, credentials=xai)
         )
+        named = FlowRunFilter(name=FlowRunFilterName(like_="1s waiting"))
         async with get_client() as client:
             labels_of = {}
             while "xai-video.request-id" not in labels_of:
                 assert not waiting.done()
                 await asyncio.sleep(0.2)
-                newest = await client.read_flow_runs(limit=1, sort="START_TIME_DESC")
-                labels_of = newest[0].labels if newest else {}
+                runs = await client.read_flow_runs(flow_run_filter=named)
+                labels_of = runs[0].labels if runs else {}
         waiting.cancel()
         with suppress(asyncio.CancelledError):
             await waiting
@@ -262,9 +263,10 @@ async def test_a_cancelled_run_is_told_how_to_pick_the_video_up(interrupted, cap
 
 
 async def test_a_run_that_crashed_before_its_request_id_was_known_names_its_keys(xai, caplog):
+    state = await agenerate_video(PROMPT, duration=99, credentials=xai, return_state=True)
     with pytest.raises(ValueError, match="duration"):
-        await agenerate_video(PROMPT, duration=99, credentials=xai)
+        await state.result()
     async with get_client() as client:
-        (run,) = await client.read_flow_runs(limit=1, sort="START_TIME_DESC")
+        run = await client.read_flow_run(state.state_details.flow_run_id)
     await log_how_to_continue(agenerate_video, run, Cancelled())
     assert f"a receipt with {run_tail(run.id)} in its path" in caplog.text
