@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import arun_deployment
 from prefect.states import AwaitingRetry
 
@@ -43,6 +44,10 @@ MAX_FAILED_WATCHES = 60
 
 MAX_RESTARTS = 3
 """Times that a batch restarts a run that has crashed: its worker stopped, or its process was killed."""
+
+RESTART_SECONDS = 30
+"""Shortest time in seconds between the end of a run and its restart. A worker fetches runs up to 10 s early, and that
+of Prefect 3.8 dies of a run whose process has not ended there yet."""
 
 UNSTARTED_SECONDS = 300
 """Seconds after which a warning says that no shard was started."""
@@ -166,8 +171,13 @@ class ShardRuns:
         self.funds.give(shard.number, None if given is None else Decimal(str(given)))
         found = self._runs[run.id] = ShardRun(shard, run.id, share)
         if run.state is not None and run.state.is_final() and not await self._is_complete(found, run):
-            await self.prefect.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+            await self._restart(run.id, run.state)
         self.on_step(self._in_flight)
+
+    async def _restart(self, run_id: UUID, ended: State[Any]) -> None:
+        """Let a worker start a run again that has ended."""
+        at = max(datetime.now(UTC), ended.timestamp + timedelta(seconds=RESTART_SECONDS))
+        await self.prefect.set_flow_run_state(run_id, AwaitingRetry(scheduled_time=at), force=True)
 
     async def _is_complete(self, found: ShardRun, run: FlowRun) -> bool:
         """Whether a run of an earlier try has made all its videos."""
@@ -193,7 +203,7 @@ class ShardRuns:
         if run is not None and state is not None and state.is_crashed() and known.restarts < MAX_RESTARTS:
             known.restarts += 1
             logger.warning("Shard %d crashed (%s); it is restarted.", known.shard.number, state.message)
-            await self.prefect.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+            await self._restart(run.id, state)
             return
         known.ended = (state.name or state.type.value) if state else "deleted"
         if known.share is not None:

@@ -55,23 +55,24 @@ def xai(emulator):
 
 @pytest.fixture
 def make(emulator, tmp_path):
-    """Makes a video under a key, as far as it gets, in the store `videos` of the current directory."""
+    """Makes a video under a key of the store `videos` in the current directory, as far as it gets; or starts it."""
 
-    async def _make(key, text, store, timeout, image, options):
+    async def _make(key, text, store, waits, image, options):
         request = await resolve_inputs(build_request(text, duration=1, **({"image_url": image} if image else {})))
         schedule = PollSchedule(first=0.1, shortest=0.05, longest=0.1)
         async with XaiVideoClient(API_KEY, emulator.base_url, retries=Retries(attempts=1)) as client:
             engine = Generation(client, LocalStore(tmp_path / store), schedule)
             try:
                 await engine.start(request, key, **options)
-                await engine.wait(key, timeout=timeout)
-                await engine.save(key)
+                if waits:
+                    await engine.wait(key, timeout=60)
+                    await engine.save(key)
             except XaiVideoError as error:
                 return error
         return None
 
-    def make(key, text="A cat", *, store="videos", timeout=20, image=None, **options):
-        return asyncio.run(_make(key, text, store, timeout, image, options))
+    def make(key, text="A cat", *, store="videos", waits=True, image=None, **options):
+        return asyncio.run(_make(key, text, store, waits, image, options))
 
     return make
 
@@ -109,7 +110,7 @@ def why(files, *arguments):
 
 def test_only_own_names_are_listed_each_with_its_purpose(xai, make, files):
     make("cats/kept", keep_at_xai=7200)
-    make("cats/lost", LOST, timeout=0.1, recovery="files")
+    make("cats/lost", LOST, waits=False, recovery="files")
     make("cats/drawn", image=image(1))
     wait_for_files(xai, 3)
     lines = files().splitlines()
@@ -124,10 +125,10 @@ def test_only_own_names_are_listed_each_with_its_purpose(xai, make, files):
 
 def test_the_only_copy_of_a_paid_video_and_what_was_kept_on_purpose_are_not_deleted(xai, make, files):
     make("kept", keep_at_xai=True)
-    make("lost", LOST, timeout=0.1, recovery="files")
-    make("rendering", "A slow cat [fault:never-done]", timeout=0.1, image=image(1))
+    make("lost", LOST, waits=False, recovery="files")
+    make("rendering", "A slow cat [fault:never-done]", waits=False, image=image(1))
     make("drawn", image=image(2))
-    make("elsewhere", LOST, store="other", timeout=0.1, recovery="files")
+    make("elsewhere", LOST, store="other", waits=False, recovery="files")
     wait_for_files(xai, 5)
     before = names(xai)
     assert why(files) == {
@@ -146,7 +147,7 @@ def test_the_only_copy_of_a_paid_video_and_what_was_kept_on_purpose_are_not_dele
 
 
 def test_without_a_storage_every_video_is_needed(xai, make, files):
-    make("lost", LOST, store="other", timeout=0.1, recovery="files")
+    make("lost", LOST, store="other", waits=False, recovery="files")
     wait_for_files(xai, 1)
     assert why(files) == {"a video, no storage was searched for its receipt": True}
     assert files("--delete", "--older-than-hours", "0").startswith("0 files deleted at xAI. 1 stays")
@@ -164,7 +165,7 @@ def test_what_a_killed_process_left_between_storing_and_deletion_is_deleted(xai,
         "cats/left",
     ]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    make("cats/lost", LOST, timeout=0.1, recovery="files")
+    make("cats/lost", LOST, waits=False, recovery="files")
     wait_for_files(xai, 2)
     stored = (tmp_path / "videos/cats/left.mp4").read_bytes()
     assert why(files) == {
