@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+import prefect
+from packaging.version import Version
 from playwright.async_api import Locator, Page, expect
 
 TEXT = "textarea, input[type=number]"
@@ -43,6 +45,8 @@ V2 = UI(
     option="[role=option]",
 )
 UIS = (CLASSIC, V2)
+OLD = V2 if Version(prefect.__version__) < Version("3.8.8") else None
+"""The new UI of Prefect 3.8.4: it removes pictures from artifacts, and names a block by its id alone."""
 
 
 async def open_form(page: Page, ui: UI, server_url: str, deployment_id: UUID) -> None:

@@ -16,7 +16,7 @@ from prefect_aws import AwsCredentials, S3Bucket
 from prefect_xai_video import XaiCredentials, acollect_video, agenerate_video
 from prefect_xai_video.orchestration.run_names import is_generated
 
-from .forms import add_entries, fill_in, open_form, press_submit, refusal, submit
+from .forms import OLD, add_entries, fill_in, open_form, press_submit, refusal, submit
 
 sys.path.append(str(Path(__file__).parents[2] / "flows"))
 
@@ -101,8 +101,8 @@ async def parameters_of(ui_server, flow_run_id):
     return (await run_of(ui_server, flow_run_id)).parameters
 
 
-def block(block_id):
-    return {"$ref": {"block_document_id": str(block_id)}}
+def block(ui, block_id):
+    return {"$ref": str(block_id) if ui is OLD else {"block_document_id": str(block_id)}}
 
 
 async def test_lists_are_filled_in_entry_by_entry(page, ui, ui_server, saved):
@@ -158,9 +158,9 @@ async def test_what_is_filled_in_arrives_and_what_is_out_of_bounds_is_refused_wi
         "resolution": "720p",
         "generate_audio": True,
         "model": "grok-imagine-video-2",
-        "storage": block(saved["videos"]),
+        "storage": block(ui, saved["videos"]),
         "key": "cats/one",
-        "credentials": block(saved["xai"]),
+        "credentials": block(ui, saved["xai"]),
         "delivery": "direct",
         "recovery": "none",
         "keep_at_xai": False,
@@ -188,8 +188,8 @@ async def test_the_form_of_collect_video_is_filled_in(page, ui, ui_server, saved
     assert await parameters_of(ui_server, await submit(page, ui)) == {
         "request_id": "3f7a6f0e",
         "key": "cats/one",
-        "storage": block(saved["my-videos"]),
-        "credentials": block(saved["xai"]),
+        "storage": block(ui, saved["my-videos"]),
+        "credentials": block(ui, saved["xai"]),
     }
 
 
@@ -241,6 +241,6 @@ async def test_the_form_of_an_example_flow_is_filled_in(page, ui, ui_server, sav
     await fill_in(page, ui, filled_in)
     blocks = {"Storage", "Bucket block", "Credentials"}
     chosen = {title: value[1] if isinstance(value, tuple) else value for title, value in filled_in.items()}
-    expected = [block(saved[value]) if title in blocks else value for title, value in chosen.items()]
+    expected = [block(ui, saved[value]) if title in blocks else value for title, value in chosen.items()]
     sent = await parameters_of(ui_server, await submit(page, ui))
     assert sent == dict(zip(inspect.signature(FLOWS[name].fn).parameters, expected, strict=True))
