@@ -62,7 +62,7 @@ def run_tests(blocks: list[CodeBlock], directory: Path, **env: str) -> None:
     modules = {f"test_{re.sub('[^a-z0-9]', '_', block.place)}.py": block.code for block in blocks}
     for name, code in modules.items():
         (directory / name).write_text(code)
-    _run([sys.executable, "-m", "pytest", *modules], directory, env)
+    _run([sys.executable, "-m", "pytest", *modules], directory, env | {"PYTEST_ADDOPTS": ""})
 
 
 def run_bash(blocks: list[CodeBlock], directory: Path, **env: str) -> None:
