@@ -129,10 +129,6 @@ class BatchView:
         is_usable = result is not None and time.monotonic() - self._results.began < URL_SECONDS
         return result.status if result and is_usable and result.status.state != "pending" else None
 
-    def forget(self) -> None:
-        """Forget the results, which may be large."""
-        self._results.value = None
-
     async def _read_requests(self) -> Mapping[str, BatchRequestState]:
         async for state in self._batches.requests(self.batch_id):
             self._listed[state.batch_request_id] = state

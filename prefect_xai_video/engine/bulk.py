@@ -14,7 +14,7 @@ from typing import Any
 from prefect_xai_video.api.batch_chunks import BatchItem, Chunk, check_size, chunks
 from prefect_xai_video.api.client import XaiVideoClient
 from prefect_xai_video.engine.journal import Journal
-from prefect_xai_video.engine.posting import Claim, clean_up, record_refusal
+from prefect_xai_video.engine.posting import Claim, clean_up, record_refusal, record_unknown
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import Held
 from prefect_xai_video.engine.submission import Submission
@@ -139,7 +139,7 @@ class BulkSubmission:
         try:
             await self.client.batches.add(self.batch_id, chunk)
         except SubmissionUnknown as error:
-            receipts = await _gathered([self._record_unknown(each, error) for each in claimed])
+            receipts = await _gathered([record_unknown(self.journal, each.held, error) for each in claimed])
             return [Added(receipt) for receipt in receipts]
         except RequestRejected as error:
             # One invalid request has the whole call refused. If it is not that, the batch is closed to all of them.
@@ -172,18 +172,6 @@ class BulkSubmission:
             # The claim is in the batch, which is in the receipt: any later run finds it there.
             logger.warning("The receipt of key %s could not be written: %s", each.submission.key, problem)
             return each.held.receipt.late_reply(claim, claim)
-
-    async def _record_unknown(self, each: Claimed, error: SubmissionUnknown) -> Receipt:
-        claim = each.claim
-
-        def unknown(receipt: Receipt) -> Receipt:
-            is_own = receipt.state == "sending" and receipt.attempt.claim == claim
-            return receipt.unknown(error) if is_own else receipt
-
-        try:
-            return (await self.journal.change(each.held, unknown)).receipt
-        except StorageError:
-            return each.held.receipt.unknown(error)
 
     async def _record_refusals(self, claimed: Sequence[Claimed], error: XaiVideoError) -> list[Receipt]:
         async def refuse(each: Claimed) -> Receipt:

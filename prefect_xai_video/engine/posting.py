@@ -239,14 +239,7 @@ class Posting:
             raise _unrecorded(accepted, message) from error
 
     async def _record_unknown(self, error: SubmissionUnknown) -> Receipt:
-        """Record that the outcome is unknown, unless the receipt no longer has this claim in state `sending`."""
-        claim = self.held.receipt.attempt.claim
-
-        def unknown(receipt: Receipt) -> Receipt:
-            is_own = receipt.state == "sending" and receipt.attempt.claim == claim
-            return receipt.unknown(error) if is_own else receipt
-
-        return await _record(self.journal, self.held, unknown)
+        return await record_unknown(self.journal, self.held, error)
 
 
 class _InlineExecutor(ThreadPoolExecutor):
@@ -281,6 +274,17 @@ async def record_refusal(journal: Journal, held: Held, error: XaiVideoError) -> 
     """Record that the POST of a claim was certainly not accepted, or not sent."""
     claim = held.receipt.attempt.claim
     return await _record(journal, held, lambda receipt: receipt.late_refusal(claim, error))
+
+
+async def record_unknown(journal: Journal, held: Held, error: SubmissionUnknown) -> Receipt:
+    """Record that the outcome is unknown, unless the receipt no longer has this claim in state `sending`."""
+    claim = held.receipt.attempt.claim
+
+    def unknown(receipt: Receipt) -> Receipt:
+        is_own = receipt.state == "sending" and receipt.attempt.claim == claim
+        return receipt.unknown(error) if is_own else receipt
+
+    return await _record(journal, held, unknown)
 
 
 async def clean_up(work: Coroutine[Any, Any, object]) -> None:
