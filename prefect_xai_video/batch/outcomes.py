@@ -209,13 +209,14 @@ def _facts_of(row: PlannedRow) -> dict[str, object]:
 
 def facts_of_receipt(receipt: Receipt) -> dict[str, Any]:
     """Collect the facts of an outcome that the current attempt of a receipt knows."""
-    attempt, file, is_stored = receipt.attempt, receipt.file, receipt.state == "stored"
+    attempt, is_stored = receipt.attempt, receipt.state == "stored"
+    file = receipt.file if is_stored else None
     replied, done = attempt.submitted_at, attempt.done_at
     return {
         "request_id": receipt.request_id,
         "model": receipt.model,
         "cost_usd": receipt.cost_usd,
-        "uri": file.uri if file and is_stored else None,
+        "uri": file.uri if file else None,
         "size": file.size if file else None,
         "width": file.width if file else None,
         "height": file.height if file else None,

@@ -190,7 +190,8 @@ class Attempt(Frozen):
         failure: Why there is no video; of a submitted attempt, that xAI did not know its request id at the last poll.
         duration: Duration of the video in seconds, as xAI reported it.
         url: Temporary URL of the finished video, unless it is signed.
-        file: The stored file; in state `done`, the file that is about to be stored.
+        file: The stored file; before that, the file that was about to be stored, and may be in the store already. It
+            is kept when xAI no longer has the video, so that it is recognised there.
     """
 
     number: int
@@ -228,7 +229,7 @@ class Attempt(Frozen):
             raise ValueError(f"an attempt is {self.outcome} without a request id")
         if self.outcome == "stored" and self.file is None:
             raise ValueError("an attempt is stored without a file")
-        if self.outcome not in {"done", "stored"} and self.file is not None:
+        if not accepted and self.file is not None:
             raise ValueError(f"an attempt is {self.outcome} with a file")
         return self
 

@@ -204,12 +204,11 @@ class Generation:
             return await self.journal.create(
                 Receipt.adopt(key, request_id, flow_run_id, api=account.api, team=account.team)
             )
+        held = await self.journal.find_delivery(held)
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
-        if receipt.request_id is None and receipt.state in {"done", "stored"}:
-            return await self.journal.replace(held, receipt.late_reply(receipt.attempt.claim, request_id))
-        if receipt.state in {"submitted", "done", "stored"}:
+        if receipt.request_id is not None and receipt.state in {"submitted", "done", "stored"}:
             raise KeyConflict(
                 f"The key already has another request: {receipt.request_id} is {receipt.state}. Nothing was changed. "
                 f"Use another key."

@@ -146,15 +146,22 @@ class Journal:
         )
 
     async def find_delivery(self, held: Held) -> Held:
-        """Check whether the video of a submission of unknown outcome has been delivered, and record it if so.
+        """Look in the store for the video of a key that has none, and record it if it is there.
+
+        xAI may have delivered that of a submission of unknown outcome, or a run may have put it there and ended
+        before it could say so.
 
         Raises:
             WriteConflict: If the receipt has been replaced since it was read.
         """
-        undelivered = held.receipt.undelivered if held.receipt.has_no_video else ()
-        for attempt in undelivered:
-            if attempt.direct and await self.store.is_delivered(held.receipt.key, attempt.claim):
-                return await self.replace(held, held.receipt.delivered(attempt.claim))
+        receipt = held.receipt
+        if receipt.has_no_video:
+            for attempt in receipt.maybe_put:
+                if attempt.file is not None and await self.store.holds_video(receipt.key, attempt.file):
+                    return await self.replace(held, receipt.delivered(attempt.claim))
+            for attempt in receipt.undelivered:
+                if attempt.direct and await self.store.is_delivered(receipt.key, attempt.claim):
+                    return await self.replace(held, receipt.delivered(attempt.claim))
         return held
 
     def _report(self, receipt: Receipt) -> None:

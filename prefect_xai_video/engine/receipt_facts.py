@@ -182,6 +182,15 @@ class ReceiptFacts(Frozen):
         )
 
     @property
+    def maybe_put(self) -> tuple[Attempt, ...]:
+        """Attempts that have ended without a video, but whose file may have been put into the store before."""
+        return tuple(
+            attempt
+            for attempt in self.attempts
+            if attempt.file is not None and attempt.outcome in ENDED_BADLY and attempt.fingerprint == self.fingerprint
+        )
+
+    @property
     def maybe_paid(self) -> bool:
         """Whether any attempt was or may have been accepted, and so may have cost money."""
         return any(attempt.outcome != "refused" for attempt in self.attempts)

@@ -23,12 +23,13 @@ These transitions are methods of `Receipt`, and any other raises `IllegalTransit
 table). Late information is never lost; the following methods record it:
 
 - `late_reply`, `late_refusal`: the response to a POST whose claim has been given up by others.
-- `delivered`: a video that xAI delivers to the store for a submission of unknown outcome (-> `done`).
+- `delivered`: a video that is found in the store: xAI delivered it for a submission of unknown outcome, or a run
+  stored it and ended before it could say so (-> `done`).
 - `found`: a video that is found in xAI's Files API for a submission of unknown outcome (-> `done`).
 - `adopted`: a request id that a person has found (-> `submitted`).
 - `submitted`, `finished`: a request that counted as failed, moderated or expired, but that xAI reports as pending or
   done after all (-> `submitted`, `done`).
-- `saving`: a downloaded file of a video that has been reported as expired meanwhile (-> `done`).
+- `saving`: a downloaded file of a video that xAI no longer has (-> `done`).
 """
 
 from functools import partial
@@ -193,7 +194,6 @@ class Receipt(ReceiptFacts):
                 model=status.model or self.model,
                 url=_unsigned(status.url),
                 failure=None,
-                file=None,
                 xai_file=self.xai_file and self.xai_file.reported(status.file_id, status.public_url),
                 **cost,
             )
@@ -202,7 +202,7 @@ class Receipt(ReceiptFacts):
         if status.state == "cancelled":
             return self._moved("refused", failure=Failure.of(_cancelled_error(status)))
         error = _failure_error(status)
-        return self._moved(status.state, failure=Failure.of(error), file=None, **cost)
+        return self._moved(status.state, failure=Failure.of(error), **cost)
 
     def not_found(self, error: XaiVideoError) -> Self:
         """Record that xAI did not know the open request at the last poll; the state stays."""
@@ -217,9 +217,9 @@ class Receipt(ReceiptFacts):
     def saving(self, file: StoredFile) -> Self:
         """Record the file that is about to be stored, so that it is recognised after a crash.
 
-        A downloaded file needs no URL any more: it counts even if the video has been found expired meanwhile.
+        A downloaded file needs nothing from xAI any more: it counts whatever xAI has reported meanwhile.
         """
-        if self.state == "expired":
+        if self.state in ENDED_BADLY:
             return self._moved("done", failure=None, file=file)
         if self.state != "done":
             raise IllegalTransition(f"A receipt in state {self.state} has no video to save.", key=self.key)
@@ -273,7 +273,7 @@ class Receipt(ReceiptFacts):
         )
 
     def delivered(self, claim: str) -> Self:
-        """Record that xAI delivered the video of an attempt of unknown outcome: -> `done`."""
+        """Record that the video of an attempt without one is in the store after all: -> `done`."""
         if not self.has_no_video:
             raise IllegalTransition(f"A receipt in state {self.state} expects no delivery.", key=self.key)
         return self._with_attempt(claim, outcome="done", outcome_at=now(), failure=None)
@@ -295,11 +295,13 @@ class Receipt(ReceiptFacts):
     def adopted(self, request_id: str, flow_run_id: str | None = None) -> Self:
         """Record a request id that a person has found: -> `submitted`.
 
-        If the outcome of the current attempt is unknown, the id counts as its lost response. Otherwise it is recorded
-        as another attempt at the same request.
+        If the outcome of the current attempt is unknown, or its video was found without a request id, the id counts
+        as its lost response. Otherwise it is recorded as another attempt at the same request.
         """
         if self.state == "unknown":
             return self.submitted(request_id)
+        if self.request_id is None and self.state in {"done", "stored"}:
+            return self._with_attempt(self.attempt.claim, request_id=request_id)
         if "sending" not in LEGAL[self.state]:
             raise IllegalTransition(f"A receipt in state {self.state} already has its request.", key=self.key)
         # If all attempts were refused, there is no telling which request the id belongs to.

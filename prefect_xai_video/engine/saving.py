@@ -244,6 +244,4 @@ def _saving(receipt: Receipt, claim: str, file: StoredFile) -> Receipt:
         )
     if receipt.state == "stored":
         return receipt
-    if receipt.state not in {"done", "expired"}:
-        raise receipt.error()
     return receipt.saving(file)

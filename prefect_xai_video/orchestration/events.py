@@ -86,7 +86,8 @@ def _is_restored(receipt: Receipt) -> bool:
 
 def payload_of(receipt: Receipt, receipt_uri: str) -> dict[str, JsonValue]:
     """Build the payload of an event. It contains no prompt and none of xAI's URLs; unknown values are null."""
-    file, failure, request = receipt.file, receipt.failure, receipt.request
+    file = receipt.file if receipt.state == "stored" else None
+    failure, request = receipt.failure, receipt.request
     return {
         "key": receipt.key,
         "state": receipt.state,

@@ -376,6 +376,8 @@ class World(RuleBasedStateMachine):
         known = {attempt.claim for attempt in before.attempts} if before else set()
         if after.state == "sending" and after.attempt.claim not in known:
             problem = problem or problem_of_claim(caller, before, after)
+            if (self.root / f"{KEY}.mp4").exists():
+                problem = problem or "a key is claimed whose video is in the store"
             caller.claims.append(after.attempt.claim)
         if problem is not None:
             self.problems.append(f"{problem}: {told(before)} -> {told(after)}")
@@ -385,6 +387,8 @@ class World(RuleBasedStateMachine):
         if not caller.claims:
             self.problems.append("a POST without a claim")
         claim = caller.claims.pop() if caller.claims else "none"
+        # What goes wrong from here on concerns the new attempt.
+        caller.asked = None
         post = Post(caller, claim, upload_url is not None, f"id-{len(self.posts) + 1}", storage and storage.filename)
         if (post.direct and claim not in upload_url) or (post.file and claim not in post.file):
             self.problems.append("a POST whose video goes to the place of another claim")
@@ -522,8 +526,16 @@ class World(RuleBasedStateMachine):
         if self.last is not None and self.last.state == "stored":
             content = (self.root / f"{KEY}.mp4").read_bytes()
             assert (len(content), digest(content)) == (self.last.file.size, self.last.file.sha256)
-            if self.last.request_id is not None and not self.last.attempt.direct:
-                assert content == video_of(self.last.request_id)
+            assert content in self.videos_of(self.last.attempt)
+
+    def videos_of(self, stored: Attempt) -> set[bytes]:
+        """What may be stored for an attempt: an id that a person has named may be that of any lost submission."""
+        named = {stored.request_id} - {None}
+        if named and stored.submitted_at is not None:
+            return {video_of(stored.request_id)}
+        claims = {attempt.claim for attempt in self.last.attempts if attempt.fingerprint == stored.fingerprint}
+        lost = {post.request_id for post in self.posts if post.claim in claims and (post.direct or post.file)}
+        return {video_of(request_id) for request_id in named | lost}
 
     @invariant()
     def who_has_ended_has_lost_nothing(self) -> None:
@@ -619,7 +631,7 @@ def problem_of_change(before: Receipt | None, after: Receipt) -> str | None:
     replied = replies[0] < replies[1]
     late_reply = replied and (before.state == after.state or (back and after.state == "submitted"))
     is_found = after.attempt.direct or (after.attempt.xai_file is not None and after.attempt.xai_file.id is not None)
-    delivered = back and after.state == "done" and is_found
+    delivered = back and after.state == "done" and (is_found or after.attempt.file is not None)
     may_be_adopted = "sending" in LEGAL[before.state] and after.attempt.claim not in old
     adopted = may_be_adopted and after.state == "submitted" and after.attempt.reason == "adopted"
     return None if late_reply or delivered or adopted else "an illegal transition"
@@ -777,6 +789,47 @@ def test_a_downloaded_video_is_stored_although_its_url_expired_meanwhile(world):
     world.finish(slow)
     assert slow.error is None
     assert world.last.state == "stored"
+
+
+@pytest.mark.parametrize("ending", ["expired", "failed", "moderated"])
+def test_a_video_that_was_put_before_it_was_reported_lost_is_not_paid_for_again(world, ending):
+    slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written", "fetched", "written")
+    other = goes(world, world.call("save"), "gone")
+    goes(world, slow, "killed after")
+    goes(world, other, ending, "written")
+    assert world.last.state == ending
+    again = world.call("make", regenerate=True)
+    while again.alive:
+        world.end(again, ending if again.at == "get" else WELL[again.at])
+    assert again.error is None
+    assert len(world.posts) == 1
+
+
+def test_the_error_of_a_new_attempt_is_not_that_of_an_earlier_one(world):
+    goes(world, world.call("make"), "written", "accepted", "written", "failed", "written")
+    again = goes(world, world.call("make", regenerate=True), "failed", "written", "cut after", "written")
+    assert isinstance(again.error, SubmissionUnknown)
+    assert again.error.request_id is None
+
+
+def test_an_id_is_not_adopted_over_a_video_that_is_in_the_store(world):
+    slow = goes(world, world.call("make"), "written", "accepted", "written", "done", "written", "fetched", "written")
+    other = goes(world, world.call("save"), "gone")
+    goes(world, slow, "killed after")
+    goes(world, other, "failed", "written")
+    adopting = world.call("collect", request_id="found")
+    world.finish(adopting)
+    assert isinstance(adopting.error, KeyConflict)
+    assert (world.last.state, world.last.request_id) == ("done", "id-1")
+    world.finish(world.call("make"))
+
+
+def test_an_adopted_id_is_not_taken_for_a_reply_of_xai(world):
+    goes(world, world.call("start", found_by="files"), "written", "cut after", "written")
+    world.is_kept_at_xai(0)
+    goes(world, world.call("make"), "listed", "written", "fetched", "written", "written", "written")
+    world.finish(world.call("adopt", request_id="id-1"))
+    assert (world.last.request_id, world.last.attempt.submitted_at) == ("id-1", None)
 
 
 def test_a_video_that_was_delivered_between_two_runs_is_found(world):
