@@ -146,6 +146,11 @@ class XaiFile(Frozen):
         """The options of the submission that make xAI store it."""
         return StorageOptions(self.name, self.expires_after, self.is_public)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was asked of a kept file is known; of one that is not kept, nothing is."""
+        return not self.keep or (self.id is not None and (self.public_url is not None or not self.is_public))
+
     def reported(self, file_id: str | None, public_url: str | None) -> "XaiFile":
         """Add what xAI has reported of it."""
         url = public_url if self.is_public else None

@@ -66,6 +66,8 @@ class Inquiry:
     ) -> VideoStatus:
         """Poll the current request of a receipt once.
 
+        A request that xAI no longer has counts as done if its video is a file in xAI's Files API.
+
         Args:
             receipt: A receipt with a request id.
             urgency: Decides, with a pace, which requests go first. Default: as if the video is likely to be done.
@@ -76,19 +78,33 @@ class Inquiry:
             KeyConflict: If the request certainly belongs to another team.
             ApiError: If xAI can't be polled.
         """
-        request_id = receipt.request_id or ""
         try:
-            if receipt.xai_batch is not None:
-                return await self._batches.status(receipt.attempt, failed_url)
-            # xAI may quote the prompt in an error, which is redacted by the prompt in the receipt.
-            prompt = receipt.request.get("prompt")
-            return await self.client.get(
-                request_id, client_request_id=receipt.attempt.claim, prompt=prompt, urgency=urgency
-            )
+            status = await self._polled(receipt, urgency, failed_url)
         except RequestRejected as error:
             if error.http_status != 404:
                 raise
+            if (kept := await self._kept(receipt)) is not None:
+                return kept
             return await self._not_found(receipt, error)
+        return (await self._kept(receipt) or status) if status.state == "expired" else status
+
+    async def _polled(self, receipt: Receipt, urgency: Urgency, failed_url: SecretStr | None) -> VideoStatus:
+        if receipt.xai_batch is not None:
+            return await self._batches.status(receipt.attempt, failed_url)
+        # xAI may quote the prompt in an error, which is redacted by the prompt in the receipt.
+        prompt = receipt.request.get("prompt")
+        return await self.client.get(
+            receipt.request_id or "", client_request_id=receipt.attempt.claim, prompt=prompt, urgency=urgency
+        )
+
+    async def _kept(self, receipt: Receipt) -> VideoStatus | None:
+        """Find the video of a request that xAI no longer has in the Files API; None if it is not there."""
+        file = await self.find_file(receipt.xai_file)
+        if file is None:
+            return None
+        return VideoStatus(
+            request_id=receipt.request_id or "", state="done", file_id=file.id, public_url=file.public_url
+        )
 
     async def _not_found(self, receipt: Receipt, error: RequestRejected) -> VideoStatus:
         """Interpret a 404: a request has expired only if it is older than its lifetime and the account is its own."""
@@ -127,7 +143,7 @@ class Inquiry:
                 changed = await self._found_in_batch(held.receipt, attempt)
                 if changed is not None:
                     return await self.journal.replace(held, changed)
-            file = await self._find_file(attempt.xai_file) if attempt.xai_file else None
+            file = await self.find_file(attempt.xai_file)
             if file is not None:
                 return await self.journal.replace(held, held.receipt.found(attempt.claim, file.id, file.public_url))
         return held
@@ -142,7 +158,14 @@ class Inquiry:
             case "open":
                 return None
 
-    async def _find_file(self, file: XaiFile) -> RemoteFile | None:
+    async def find_file(self, file: XaiFile | None) -> RemoteFile | None:
+        """Find the file of a video in xAI's Files API; None if it is not there, or the files can't be listed.
+
+        Raises:
+            ApiError: If the files can't be listed at the moment, or the API key is wrong.
+        """
+        if file is None:
+            return None
         try:
             return await self.client.files.find(file.name)
         except (AccessDenied, RequestRejected) as error:

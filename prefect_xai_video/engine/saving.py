@@ -46,8 +46,10 @@ class Saving:
         file = held.receipt.file
         if held.receipt.state == "stored":
             assert file is not None  # noqa: S101 (a stored receipt has a file)
-            in_place = await self._store.holds_video(held.receipt.key, file)
-            return held if in_place else await self._restore(held, file)
+            if not await self._store.holds_video(held.receipt.key, file):
+                return await self._restore(held, file)
+            is_complete = held.receipt.xai_file is None or held.receipt.xai_file.is_complete
+            return held if is_complete else await self._settle_xai_file(held)
         return await self._settle_xai_file(await self._save_first(held))
 
     async def _save_first(self, held: Held) -> Held:
@@ -163,10 +165,31 @@ class Saving:
         if state == "pending":
             raise StorageError("The video is not done yet: wait for it first.")
         if url is None:
+            if (download := await self._from_files(receipt, path)) is not None:
+                return download
             raise DownloadError("xAI reports that the video is done, but returned no URL.")
         if any(self._store.is_upload_url(url, receipt.key, claim) for claim in _delivery_claims(receipt)):
             raise DownloadError("xAI reports that it delivered the video, but it is not in the store.")
         return await self.inquiry.client.download(url, path)
+
+    async def _from_files(self, receipt: Receipt, path: Path) -> Download | None:
+        """Download the video from xAI's Files API; None if it is not there.
+
+        Raises:
+            DownloadError: If the download may succeed later.
+        """
+        file = receipt.xai_file
+        if file is None:
+            return None
+        found = file if file.id is not None else await self.inquiry.find_file(file)
+        if found is None or found.id is None:
+            return None
+        try:
+            return await self.inquiry.client.files.content(found.id, path)
+        except DownloadError as error:
+            if error.transient:
+                raise
+            return None
 
     async def _restore(self, held: Held, lost: StoredFile) -> Held:
         """Download a stored video again because its file is missing or was replaced by another one."""
@@ -204,12 +227,11 @@ class Saving:
             maybe_paid=True,
         )
         file = receipt.xai_file
-        if file is not None and file.keep and file.id is not None:
-            try:
-                return await self.inquiry.client.files.content(file.id, path)
-            except DownloadError as error:
-                if error.transient:
-                    raise
+        # A file of recovery is there only if its deletion failed.
+        if file is not None and (file.keep or receipt.request_id is None):
+            download = await self._from_files(receipt, path)
+            if download is not None:
+                return download
         if receipt.request_id is None:
             raise gone
         try:

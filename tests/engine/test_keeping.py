@@ -9,7 +9,7 @@ from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.polling import PollSchedule
 from prefect_xai_video.engine.stores import LocalStore
-from prefect_xai_video.errors import InvalidRequest
+from prefect_xai_video.errors import InvalidRequest, ServiceUnavailable
 
 from ..support.api_key import API_KEY
 
@@ -62,6 +62,38 @@ async def test_a_public_url_is_in_the_result_whatever_happens(engine, fault):
 async def test_a_stored_video_that_is_lost_is_restored_from_its_file(engine, emulator):
     video = await make(engine, "A lost cat [fault:start-accepted-cut]", keep_at_xai=True)
     (engine.store.root / "cat.mp4").unlink()
+    assert (await engine.save("cat")).sha256 == video.sha256
+    assert len(emulator.ledger()["requests"]) == 1
+
+
+async def unavailable(*_, **_options):
+    raise ServiceUnavailable("No usable response.")
+
+
+async def test_what_could_not_be_found_out_of_a_kept_file_is_found_out_later(engine, emulator, monkeypatch):
+    text = "A public cat [fault:public-url-failed]"
+    with monkeypatch.context() as at_first:
+        at_first.setattr("prefect_xai_video.api.files.XaiFiles.publish", unavailable)
+        assert (await make(engine, text, keep_at_xai=True, public_url=True)).public_url is None
+    video = await make(engine, text)
+    assert httpx.get(video.public_url).content == (engine.store.root / "cat.mp4").read_bytes()
+    calls = len(emulator.requests())
+    assert (await make(engine, text), len(emulator.requests())) == (video, calls)
+
+
+async def test_a_lost_video_is_restored_from_a_file_whose_id_is_not_known(engine, emulator, monkeypatch):
+    get = XaiVideoClient.get
+
+    async def without_file(*args, **options):
+        return (await get(*args, **options)).model_copy(update={"file_id": None})
+
+    with monkeypatch.context() as at_first:
+        at_first.setattr(XaiVideoClient, "get", without_file)
+        at_first.setattr("prefect_xai_video.api.files.XaiFiles.find", unavailable)
+        video = await make(engine, "A lost cat", keep_at_xai=True)
+    assert video.file_id is None
+    (engine.store.root / "cat.mp4").unlink()
+    monkeypatch.setattr(XaiVideoClient, "get", unavailable)
     assert (await engine.save("cat")).sha256 == video.sha256
     assert len(emulator.ledger()["requests"]) == 1
 

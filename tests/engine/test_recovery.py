@@ -7,6 +7,7 @@ import pytest
 
 from prefect_xai_video import Retries, XaiVideoClient
 from prefect_xai_video.api.options import build_request
+from prefect_xai_video.api.responses import VideoStatus
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.engine import inquiry, journal
 from prefect_xai_video.engine.collecting import Collector
@@ -155,6 +156,47 @@ async def test_a_failed_deletion_is_logged_and_fails_nothing(engine, monkeypatch
     with caplog.at_level(logging.WARNING):
         assert (await make(engine, "A cat that stays")).size > 1000
     assert "could not be deleted at xAI" in caplog.text
+
+
+async def test_a_file_that_could_not_be_deleted_restores_a_lost_video(engine, submissions, monkeypatch):
+    async def fail(*_):
+        raise AccessDenied("No.")
+
+    monkeypatch.setattr("prefect_xai_video.api.files.XaiFiles.delete", fail)
+    text = "A cat that stays [fault:start-accepted-cut]"
+    video = await make(engine, text)
+    (engine.store.root / "cat.mp4").unlink()
+    assert (await make(engine, text)).sha256 == video.sha256
+    assert submissions() == 1
+
+
+async def expired(_, request_id, **_options):
+    return VideoStatus(request_id=request_id, state="expired")
+
+
+@pytest.mark.parametrize("options", [{"recovery": "files"}, {"recovery": "none", "keep_at_xai": True}])
+@pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "not known"])
+async def test_a_request_that_xai_no_longer_has_is_found_by_its_file(
+    engine, submissions, monkeypatch, options, is_expired
+):
+    text = "A cat of last week" if is_expired else "A forgotten cat [fault:poll-404-always]"
+    receipt = await engine.start(asked(text), "cat", **options)
+    while receipt.attempt.xai_file.name not in await names(engine):
+        await asyncio.sleep(0.05)
+    if is_expired:
+        monkeypatch.setattr(XaiVideoClient, "get", expired)
+    # A key that had expired before is found, too, instead of being paid for again.
+    if options["recovery"] == "none":
+        held = await engine.store.read("cat")
+        gone = VideoStatus(request_id=receipt.request_id, state="expired")
+        await engine.store.replace(held, held.receipt.finished(gone))
+    video = await make(engine, text, regenerate=True)
+    assert (video.request_id, video.size > 1000, submissions()) == (receipt.request_id, True, 1)
+
+
+async def test_a_video_without_a_url_is_taken_from_its_file(engine, submissions):
+    assert (await make(engine, "A cat without a link [fault:done-without-url]")).size > 1000
+    assert submissions() == 1
 
 
 async def test_a_video_that_another_run_has_stored_and_deleted_meanwhile_is_returned(engine, monkeypatch):
