@@ -77,18 +77,19 @@ class XaiFiles:
         self._pace = pace
         self._download = download
 
-    async def find(self, name: str) -> RemoteFile | None:
-        """Find the file with exactly this name; None if there is none, which proves nothing about its video.
+    async def find(self, name: str, size: int | None = None) -> RemoteFile | None:
+        """Find the newest file with exactly this name; None if there is none, which proves nothing about its video.
 
         Args:
             name: Name of the file, without quotes and backslashes.
+            size: Size in bytes that it must have; None for any.
 
         Raises:
             ApiError: If the files can't be listed.
         """
         # The filter is fuzzy.
         async for file in self.listed(f'name:"{name}"'):
-            if file.name == name:
+            if file.name == name and size in (None, file.size):
                 return file
         return None
 

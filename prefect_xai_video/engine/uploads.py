@@ -67,10 +67,11 @@ async def _uploaded(resolved: ResolvedInput, files: XaiFiles) -> RemoteFile:
     content_type = header.removeprefix("data:").partition(";")[0]
     digest = resolved.url_identity.removeprefix(_SHA256)
     name = input_name(digest, content_type.rpartition("/")[2])
-    known = await files.find(name)
+    content = await run_in_thread(base64.b64decode, payload)
+    # The name is only a claim: an upload may have been cut off, or anybody in the team may have used the name.
+    known = await files.find(name, len(content))
     if known is not None and _lasts(known):
         return known
-    content = await run_in_thread(base64.b64decode, payload)
     return await files.upload(name, content, content_type, INPUT_SECONDS)
 
 

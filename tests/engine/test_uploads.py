@@ -68,6 +68,19 @@ async def test_a_large_input_is_uploaded_once_with_an_end_in_the_same_request(en
     assert str(posts(emulator, "/v1/videos/generations")[-1]["body"]["image"]).startswith("{'url': 'data:image/png")
 
 
+async def test_a_file_of_the_name_with_other_content_is_not_used(engine, emulator, image):
+    await make(engine, image)
+    [whole] = [file async for file in engine.client.files.listed()]
+    half = image.read_bytes()[: image.stat().st_size // 2]
+    newer = await engine.client.files.upload(whole.name, half, "image/png", uploads.INPUT_SECONDS)
+    await make(engine, image, "another")
+    await engine.client.files.delete(whole.id)
+    await make(engine, image, "third")
+    sent = [entry["body"]["image"]["file_id"] for entry in posts(emulator, "/v1/videos/generations")]
+    assert sent[:2] == [whole.id] * 2
+    assert sent[2] not in (whole.id, newer.id)
+
+
 async def test_an_upload_that_is_about_to_end_is_not_used_again(engine, emulator, image, monkeypatch):
     await make(engine, image)
     monkeypatch.setattr(uploads, "MIN_LEFT_SECONDS", uploads.INPUT_SECONDS)
