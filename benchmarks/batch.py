@@ -1,8 +1,7 @@
 """Wall time of a batch against its bound: at most 1.05 times on PostgreSQL, 1.15 on SQLite.
 
 500 videos, 20 s renders, 50 in flight, no rate limit. The bound is rows / in flight x render time. The Prefect server
-and the emulator (light mode) run in processes of their own. Also reported: requests to Prefect a video, and the time
-of a second run, which finds everything stored, against reading the same receipts in a bare loop.
+and the emulator (light mode) run in processes of their own. Also reported: requests to Prefect a video, and memory.
 
 Arguments after the script: `sqlite` or `postgres` for one of the two; by default both, if PostgreSQL is there.
 """
@@ -43,7 +42,6 @@ async def measure(database: str, base_url: str, directory: Path, *, small: bool)
     from prefect.filesystems import LocalFileSystem
 
     from prefect_xai_video import XaiCredentials, agenerate_videos
-    from prefect_xai_video.engine.stores import LocalStore
 
     count, seconds, in_flight = (
         (SMALL_ROWS, SMALL_SECONDS, SMALL_IN_FLIGHT) if small else (ROWS, RENDER_SECONDS, IN_FLIGHT)
@@ -69,16 +67,6 @@ async def measure(database: str, base_url: str, directory: Path, *, small: bool)
     ratio = taken / bound
     print(f"{database}: {taken:.1f} s, {ratio:.3f} times the bound of {bound:.0f} s")
     print(f"{database}: {len(requests) / count:.2f} requests to Prefect a video; times {report.times}")
-    began = time.perf_counter()
-    again = await agenerate_videos(rows, **options)
-    second = time.perf_counter() - began
-    assert (again.stored, again.new) == (count, 0), again
-    store = LocalStore(directory / "videos")
-    began = time.perf_counter()
-    for row in rows:
-        await store.read(row["key"])
-    bare = time.perf_counter() - began
-    print(f"{database}: a second run takes {second:.2f} s, {second / bare:.2f} times a bare loop ({bare:.2f} s)")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{database}: at most {memory:.0f} MB resident")
     if not small and ratio > LARGEST_RATIO[database]:

@@ -140,4 +140,4 @@ async def _me(client: XaiVideoClient) -> Mapping[str, Any] | None:
                 _responses.pop(client.identity, None)
             response.set_result(None)
             raise
-    return await asyncio.shield(asyncio.wrap_future(response))
+    return response.result() if response.done() else await asyncio.shield(asyncio.wrap_future(response))
