@@ -22,6 +22,8 @@ DEFAULT_PLACE = "videos"
 DELETED_AFTER_HOURS = 1
 """Age in hours below which files are deleted only by their ids: a run may be about to use an input."""
 
+MAX_AGE_HOURS = 24 * 365 * 100
+
 
 def files(
     *ids: str,
@@ -34,8 +36,8 @@ def files(
     """List the videos and inputs that this package has left in xAI's Files API, or delete those that nobody needs.
 
     A video is needed unless its receipt in the storage says that it is stored there, and was not to be kept
-    (--keep-at-xai). An input is needed while an open key of the storage has it. Other files of the team are not
-    touched.
+    (--keep-at-xai). An input is needed while a key of the storage that may still be rendered has it, and if the
+    receipts can't be read. Other files of the team are not touched.
 
     Args:
         ids: Ids of files. With --delete, exactly these are deleted, needed or not.
@@ -47,17 +49,23 @@ def files(
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.
         as_json: Print the files as JSON.
     """
-    hours = older_than_hours if older_than_hours is not None else DELETED_AFTER_HOURS if delete else 0
+    age = _age(older_than_hours if older_than_hours is not None else DELETED_AFTER_HOURS if delete else 0)
     store = _store(storage)
     xai = credentials_of(credentials)
     left = asyncio.run(_left(xai, store))
-    chosen = _named(left, ids) if ids else [each for each in left if _is_older(each.file, timedelta(hours=hours))]
+    chosen = _named(left, ids) if ids else [each for each in left if _is_older(each.file, age)]
     deletable = [each for each in chosen if ids or not each.is_needed]
     _print(deletable if delete else chosen, as_json=as_json)
     if delete:
         asyncio.run(_delete(xai, deletable))
     if not as_json:
         print(_summary(len(left), len(deletable)) if delete else _counted(len(chosen), "at xAI"))
+
+
+def _age(hours: float) -> timedelta:
+    if not 0 <= hours <= MAX_AGE_HOURS:
+        raise not_allowed("older_than_hours", shown(hours), f"hours from 0 to {MAX_AGE_HOURS}")
+    return timedelta(hours=hours)
 
 
 def _store(place: str | None) -> VideoStore | None:

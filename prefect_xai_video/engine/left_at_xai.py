@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefect_xai_video.api.files import RemoteFile
 from prefect_xai_video.api.storage_options import claim_of, digest_of
 from prefect_xai_video.engine.attempts import Attempt
-from prefect_xai_video.engine.open_keys import OpenKeys
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import VideoStore
 from prefect_xai_video.engine.stores.listed import read_listed
@@ -32,7 +31,7 @@ class LeftFile:
 
 
 async def explain(files: Sequence[RemoteFile], store: VideoStore | None) -> list[LeftFile]:
-    """Find out why each file is at xAI. Without a receipt that says otherwise, a video counts as needed.
+    """Find out why each file is at xAI. Without receipts that say otherwise, it counts as needed.
 
     Args:
         files: Files with names that this package gives.
@@ -43,29 +42,52 @@ async def explain(files: Sequence[RemoteFile], store: VideoStore | None) -> list
     """
     digests = {digest for file in files if (digest := digest_of(file.name))}
     claims = {claim for file in files if (claim := claim_of(file.name))}
-    users = await _open_users(store, digests) if store and digests else {}
-    owners = await _owners(store, claims) if store and claims else {}
+    found = _Found() if store is None else await _search(store, digests, claims)
     left = []
     for file in files:
         digest, claim = digest_of(file.name), claim_of(file.name)
-        if digest:
-            left.append(_input(file, users.get(digest)))
-        elif store is None or claim not in owners:
-            where = "no storage was searched for its receipt" if store is None else "no receipt of it in this storage"
-            left.append(LeftFile(file, f"a video, {where}", is_needed=True))
+        if store is None:
+            kind = "an uploaded input" if digest else "a video"
+            left.append(LeftFile(file, f"{kind}, no storage was searched for its receipt", is_needed=True))
+        elif digest:
+            left.append(_input(file, found.users.get(digest), found.unreadable))
+        elif claim not in found.owners:
+            left.append(LeftFile(file, "a video, no receipt of it in this storage", is_needed=True))
         else:
-            left.append(await _video(file, *owners[claim], store))
+            left.append(await _video(file, *found.owners[claim], store))
     return left
 
 
-async def _open_users(store: VideoStore, digests: set[str]) -> dict[str, Receipt]:
-    """Find the open keys whose requests have inputs of these digests."""
-    users: dict[str, Receipt] = {}
-    async for key, _ in OpenKeys(store).marks():
+@dataclass(slots=True)
+class _Found:
+    """What the receipts of a store say of files.
+
+    Attributes:
+        users: Receipts that may still need an input, by its digest.
+        owners: Receipts, and which of their attempts, by the claim that a video's name has.
+        unreadable: A key whose receipt can't be read; None if all can.
+    """
+
+    users: dict[str, Receipt] = field(default_factory=dict)
+    owners: dict[str, tuple[Receipt, Attempt]] = field(default_factory=dict)
+    unreadable: str | None = None
+
+
+async def _search(store: VideoStore, digests: set[str], claims: set[str]) -> _Found:
+    """Search the receipts of a store, which may be a folder of another one, where the marks of its open keys are."""
+    found = _Found()
+    if not digests and not claims:
+        return found
+    async for key in store.keys():
         receipt = await read_listed(store, key)
         if isinstance(receipt, Receipt):
-            users |= dict.fromkeys(digests & set(_inputs_of(receipt.attempts)), receipt)
-    return users
+            found.users |= dict.fromkeys(digests & set(_inputs_of(receipt.attempts)), receipt)
+            found.owners |= {each.claim: (receipt, each) for each in receipt.attempts if each.claim in claims}
+        elif receipt is not None:
+            found.unreadable = key
+        if not digests and len(found.owners) == len(claims):
+            break
+    return found
 
 
 def _inputs_of(attempts: Iterable[Attempt]) -> Iterator[str]:
@@ -77,22 +99,13 @@ def _inputs_of(attempts: Iterable[Attempt]) -> Iterator[str]:
                     yield text.removeprefix("sha256:")
 
 
-async def _owners(store: VideoStore, claims: set[str]) -> dict[str, tuple[Receipt, Attempt]]:
-    """Find the receipts that have these claims; the search ends with the last one."""
-    owners: dict[str, tuple[Receipt, Attempt]] = {}
-    async for key in store.keys():
-        receipt = await read_listed(store, key)
-        if isinstance(receipt, Receipt):
-            owners |= {each.claim: (receipt, each) for each in receipt.attempts if each.claim in claims}
-        if len(owners) == len(claims):
-            break
-    return owners
-
-
-def _input(file: RemoteFile, user: Receipt | None) -> LeftFile:
-    if user is None:
-        return LeftFile(file, "an uploaded input", is_needed=False)
-    return LeftFile(file, f"an input of {user.key}, which is {user.state}", is_needed=True, key=user.key)
+def _input(file: RemoteFile, user: Receipt | None, unreadable: str | None) -> LeftFile:
+    if user is not None:
+        return LeftFile(file, f"an input of {user.key}, which is {user.state}", is_needed=True, key=user.key)
+    if unreadable is not None:
+        why = f"an uploaded input, maybe of {unreadable}, whose receipt can't be read"
+        return LeftFile(file, why, is_needed=True, key=unreadable)
+    return LeftFile(file, "an uploaded input", is_needed=False)
 
 
 async def _video(file: RemoteFile, receipt: Receipt, attempt: Attempt, store: VideoStore) -> LeftFile:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,38 @@ def test_without_a_storage_every_video_is_needed(xai, make, files):
     assert files("--delete", "--older-than-hours", "0").startswith("0 files deleted at xAI. 1 stays")
     assert "does not exist" in files("--storage", "nowhere", code=1)
     assert why(files, "--storage", "other") == {"the video of lost, which is unknown": True}
+
+
+@pytest.mark.parametrize("storage", ["videos", "videos/cats", "."])
+def test_an_input_of_an_open_key_is_needed_in_any_folder_of_its_storage(make, files, storage):
+    make("cats/rendering", "A slow cat [fault:never-done]", waits=False, image=image(1))
+    assert why(files, "--storage", storage) == {"an input of cats/rendering, which is submitted": True}
+
+
+def test_an_input_of_a_submission_of_unknown_outcome_is_needed(make, files):
+    make("lost", LOST, waits=False, image=image(1))
+    assert why(files) == {"an input of lost, which is unknown": True}
+
+
+def test_an_input_whose_key_can_not_be_found_out_is_needed(xai, make, files, tmp_path):
+    make("rendering", "A slow cat [fault:never-done]", waits=False, image=image(1))
+    for path in (tmp_path / "videos").glob("*rendering*.json"):
+        path.write_text("{")
+    before = names(xai)
+    unreadable = "an uploaded input, maybe of rendering, whose receipt can't be read"
+    assert why(files) == {unreadable: True}
+    assert files("--delete", "--older-than-hours", "0").startswith("0 files deleted at xAI. 1 stays")
+    shutil.move(tmp_path / "videos", tmp_path / "moved")
+    assert why(files) == {"an uploaded input, no storage was searched for its receipt": True}
+    assert files("--delete", "--older-than-hours", "0").startswith("0 files deleted at xAI. 1 stays")
+    assert names(xai) == before
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "-1", "1e300"])
+def test_an_age_that_is_none_is_refused(xai, make, files, hours):
+    make("drawn", image=image(1))
+    assert "older_than_hours" in files("--delete", f"--older-than-hours={hours}", code=2)
+    assert len(names(xai)) == len(FOREIGN) + 1
 
 
 def test_what_a_killed_process_left_between_storing_and_deletion_is_deleted(xai, emulator, make, files, tmp_path):
