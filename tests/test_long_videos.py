@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import av
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
+from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL
 
 from prefect_xai_video import LongVideo, generate_long_video, generate_video, plan_long_video
+from prefect_xai_video.engine import long_videos
+from prefect_xai_video.engine.clips import join
 from prefect_xai_video.engine.stores import objects
-from prefect_xai_video.errors import InvalidRequest, KeyConflict, StorageError, VideoModerated
+from prefect_xai_video.errors import AuthenticationFailed, InvalidRequest, KeyConflict, StorageError, VideoModerated
 from prefect_xai_video.orchestration.storage import open_store
 from prefect_xai_video.ui.long_pages import long_video_markdown
 
@@ -128,6 +132,53 @@ def test_a_key_belongs_to_one_video(make_here, directory, xai, path, submissions
     assert submissions() == 3
 
 
+@pytest.mark.parametrize(
+    ("model", "name"), [("grok-imagine-video", "tail.mp4"), ("grok-imagine-video-1.5", "last.png")]
+)
+def test_no_segment_is_sent_that_would_go_on_from_something_else(make_here, path, submissions, model, name):
+    options = {"prompts": ["A ship leaves", "A storm [fault:start-400-key]"], "model": model}
+    with pytest.raises(AuthenticationFailed):
+        make_here(**options)
+    source, sent = path(f"ship/01.{name}"), submissions()
+    for other in (source.read_bytes()[:-100], b""):
+        source.write_bytes(other)
+        with pytest.raises(StorageError, match=r"was changed.* Move it away and run again") as raised:
+            make_here(**options)
+        assert (raised.value.key, submissions()) == ("ship/02", sent)
+    source.unlink()
+    assert make_here(**options).duration == 4
+    assert submissions() == sent + 1
+
+
+def test_a_finished_video_pays_for_no_segment_again(make_here, path, submissions):
+    video = make_here()
+    # A finished video is joined from its segments, whatever has become of what they went on from.
+    path("ship/01.tail.mp4").write_bytes(b"other")
+    path("ship.mp4").unlink()
+    assert make_here() == video
+    shutil.rmtree(path("ship"))
+    assert make_here() == video
+    path("ship.mp4").unlink()
+    with pytest.raises(StorageError, match=r"The receipt .*ship/01\.json is gone.* Nothing was sent"):
+        make_here()
+    assert submissions() == 2
+
+
+def test_a_video_that_took_the_key_meanwhile_stays_in_its_place(make_here, path, tmp_path, xai, monkeypatch):
+    elsewhere = LocalFileSystem(basepath=str(tmp_path / "elsewhere"))
+    generate_video("A cat", key="ship", duration=1, storage=elsewhere, credentials=xai)
+
+    def meanwhile(pieces, target):
+        if len(pieces) > 1:
+            shutil.copytree(tmp_path / "elsewhere", path(""), dirs_exist_ok=True)
+        return join(pieces, target)
+
+    monkeypatch.setattr(long_videos, "join", meanwhile)
+    with pytest.raises(KeyConflict, match="a video of one request"):
+        make_here()
+    assert path("ship.mp4").read_bytes() == (tmp_path / "elsewhere" / "ship.mp4").read_bytes()
+
+
 def test_a_segment_that_failed_is_paid_for_again_only_if_that_is_wanted(make_here, submissions, caplog):
     moderated = {"prompts": [*STORY[:1], "A storm [fault:moderated]"]}
     with pytest.raises(VideoModerated) as raised:
@@ -192,6 +243,9 @@ def test_a_video_that_is_joined_again_keeps_its_stills(make_here, path):
     video = make_here(stills=True)
     path("ship.mp4").unlink()
     assert make_here() == video
+    path("ship.last.png").unlink()
+    assert make_here(stills=True) == video
+    assert path("ship.last.png").exists()
 
 
 def test_segments_are_kept_at_xai_and_the_whole_video_is_not(make_here, emulator):

@@ -51,6 +51,9 @@ def test_stills_may_come_later_and_never_replace_another_file(make, directory, x
     foreign.unlink()
     later = generate_video("A cat", duration=1, key="cat", storage=directory, credentials=xai, stills=True)
     assert later.model_copy(update={"poster": None, "last_frame": None}) == plain
+    foreign.unlink()
+    assert generate_video("A cat", duration=1, key="cat", storage=directory, credentials=xai, stills=True) == later
+    assert foreign.exists()
 
 
 def test_a_job_block_stores_stills(directory, xai):

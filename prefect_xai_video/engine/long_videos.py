@@ -17,12 +17,13 @@ from pydantic import ValidationError
 
 from prefect_xai_video.api.mp4 import ClipFacts, clip_facts
 from prefect_xai_video.api.threads import run_in_thread
-from prefect_xai_video.engine.attempts import Frozen, StoredFile, facts_of_clip
+from prefect_xai_video.engine.attempts import ENDED_BADLY, Frozen, StoredFile, facts_of_clip
 from prefect_xai_video.engine.clips import Piece, ends, join
+from prefect_xai_video.engine.journal import with_key
 from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.segments import LongPlan, Segment
-from prefect_xai_video.engine.stills import store_ends, store_made
+from prefect_xai_video.engine.stills import PICTURE_TYPE, has_stills, store_ends, store_made
 from prefect_xai_video.engine.stores import NotOverwritten, VideoStore, foreign_file_error
 from prefect_xai_video.engine.stores.base import VIDEO_TYPE
 from prefect_xai_video.engine.videos import LongVideo, Video
@@ -111,10 +112,7 @@ class Assembly:
             check(begun.receipt)
         record = await self._read()
         if record is None:
-            if await self.store.read(self.key) is not None:
-                raise KeyConflict(
-                    "The key already belongs to a video of one request. Nothing was sent.", key=self.key
-                )
+            await self._check_own()
             # With segments, it may be a joined file whose record was not written any more.
             if begun is None and await self.store.has_file(f"{self.key}.mp4"):
                 raise foreign_file_error(self.store.uri(f"{self.key}.mp4"))
@@ -132,6 +130,14 @@ class Assembly:
         self.log(f"{record.file.uri} {aside}: it is joined again from its segments, without paying")
         return None
 
+    async def _check_own(self) -> None:
+        if await self.store.read(self.key) is not None:
+            raise KeyConflict(
+                "The key already belongs to a video of one request. Use another key, or move that video and its "
+                "receipt away: segments that are paid for are not paid for again.",
+                key=self.key,
+            )
+
     async def _read(self) -> LongRecord | None:
         with self.store.workspace(self.key) as path:
             if not await self.store.read_file(self._record_name, path):
@@ -146,24 +152,66 @@ class Assembly:
                 key=self.key,
             ) from None
 
+    async def finished_segments(self) -> tuple[Receipt, ...]:
+        """Read the receipts of all segments if the video has been joined before; otherwise there are none.
+
+        Its segments are paid for, so that nothing may be sent for them again.
+
+        Raises:
+            StorageError: If a receipt is gone.
+        """
+        if await self._read() is None:
+            return ()
+        return tuple([await self._paid(self.segment_key(segment)) for segment in self.plan.segments])
+
+    async def _paid(self, key: str) -> Receipt:
+        held = await self.store.read(key)
+        if held is None:
+            raise StorageError(
+                f"The receipt {self.store.receipt_uri(key)} is gone. The segment was paid for, and the joined video "
+                f"is gone, too. Nothing was sent. Restore one of them from a copy, or use another key to pay for a "
+                f"new video.",
+                key=key,
+                maybe_paid=True,
+            )
+        return held.receipt
+
     async def source_after(self, video: Video, following: Segment) -> str:
         """Return the URI of what a segment goes on from: the stored tail, or last frame, of the video before.
 
-        It is stored once and then never changes: it is an input, by which the request of the segment is known.
+        It is stored once and then never changes: it is an input, by which the request of the segment is known. As
+        long as the segment may be submitted, it is made again and compared.
 
         Raises:
-            StorageError: If it can't be made or stored.
+            StorageError: If it can't be made or stored, or is another one.
         """
-        if following.continuation == "last frame":
-            assert video.last_frame is not None  # noqa: S101 (it was stored with stills)
-            return video.last_frame
-        name = f"{video.key}.tail.mp4"
-        if not await self.store.has_file(name):
-            async with self.store.local_copy(video.key) as path:
-                with self.store.workspace(video.key) as tail:
-                    await run_in_thread(join, [Piece(str(path), -following.tail)], tail)
-                    await store_made(self.store, name, tail, VIDEO_TYPE)
-        return self.store.uri(name)
+        is_tail = following.continuation == "extend"
+        name = f"{video.key}.tail.mp4" if is_tail else f"{video.key}.last.png"
+        if await self.store.has_file(name) and await self._is_sent(following):
+            return self.store.uri(name)
+        async with self.store.local_copy(video.key) as path:
+            with self.store.workspace(video.key) as made:
+                if is_tail:
+                    await run_in_thread(join, [Piece(str(path), -following.tail)], made)
+                else:
+                    await run_in_thread(made.write_bytes, (await run_in_thread(ends, path))[1])
+                return await self._store_source(name, made, VIDEO_TYPE if is_tail else PICTURE_TYPE, following)
+
+    async def _store_source(self, name: str, path: Path, content_type: str, following: Segment) -> str:
+        try:
+            return (await store_made(self.store, name, path, content_type)).uri
+        except NotOverwritten:
+            raise StorageError(
+                f"{self.store.uri(name)} was changed, or made by another version of PyAV. Segment {following.name} "
+                f"would go on from it, so nothing was sent. Move it away and run again: it is made again.",
+                key=self.segment_key(following),
+            ) from None
+
+    async def _is_sent(self, segment: Segment) -> bool:
+        """Whether a segment has a submission that is, or may become, a video."""
+        with with_key(self.segment_key(segment)):
+            held = await self.store.read(self.segment_key(segment))
+        return held is not None and held.receipt.state not in {"refused", *ENDED_BADLY}
 
     async def join(self, videos: Sequence[Video], *, stills: bool = False) -> LongVideo:
         """Join the segments into one file, and write its record.
@@ -203,18 +251,18 @@ class Assembly:
     async def _stills(self, pictures: tuple[bytes, bytes] | None) -> dict[str, str | None]:
         """Store the stills of the joined file. A video that is joined again keeps those of the one before."""
         before = await self._read()
-        if before is not None and before.file.last_frame is not None:
-            return {"poster": before.file.poster, "last_frame": before.file.last_frame}
-        return {} if pictures is None else {**await store_ends(self.store, self.key, pictures)}
+        if pictures is None or (before is not None and await has_stills(self.store, self.key, before.file)):
+            return {} if before is None else {"poster": before.file.poster, "last_frame": before.file.last_frame}
+        return {**await store_ends(self.store, self.key, pictures)}
 
     async def with_stills(self, video: LongVideo) -> LongVideo:
-        """Store the first and the last frame of a video that was joined without, unless its record has them.
+        """Store the first and the last frame of a joined video, unless they are there.
 
         Raises:
             StorageError: If they can't be made or stored.
         """
         record = await self._read()
-        if video.last_frame is not None or record is None:
+        if record is None or await has_stills(self.store, self.key, record.file):
             return video
         async with self.store.local_copy(self.key) as path:
             pictures = await run_in_thread(ends, path)
@@ -247,6 +295,7 @@ class Assembly:
         except NotOverwritten:
             if await self._read() is not None:
                 return None
+            await self._check_own()
             moved_to = await self.store.set_aside(self.key)
             self.log(f"{self.store.uri(name)} had no record and was moved to {moved_to}")
             return await store_made(self.store, name, path, VIDEO_TYPE)

@@ -13,6 +13,8 @@ from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import VideoStore
 from prefect_xai_video.errors import not_allowed, shown
 
+POSTER_TYPE, PICTURE_TYPE = "image/jpeg", "image/png"
+
 
 def check_stills(stills: object) -> bool:
     """Check, before anything is paid for, that stills can be made if they are wanted.
@@ -38,7 +40,7 @@ class Stills:
     journal: Journal
 
     async def store(self, receipt: Receipt) -> Receipt:
-        """Store the first and the last frame of a stored video, unless its receipt records them.
+        """Store the first and the last frame of a stored video, unless they are there.
 
         Returns:
             The receipt, with their URIs.
@@ -46,13 +48,29 @@ class Stills:
         Raises:
             StorageError: If the video can't be decoded, or the files can't be stored.
         """
-        if receipt.file is not None and receipt.file.last_frame is not None:
+        if receipt.file is not None and await has_stills(self.journal.store, receipt.key, receipt.file):
             return receipt
         async with self.journal.store.local_copy(receipt.key) as path:
             pictures = await run_in_thread(ends, path)
         stills = await store_ends(self.journal.store, receipt.key, pictures)
         held = await self.journal.read(receipt.key)
         return (await self.journal.change(held, lambda found: found.with_stills(**stills))).receipt
+
+
+async def has_stills(store: VideoStore, key: str, file: StoredFile) -> bool:
+    """Whether the stills of a video are recorded, and there.
+
+    Args:
+        store: The store of the video.
+        key: Its name there.
+        file: The video as its receipt or record describes it.
+
+    Raises:
+        StorageError: If the store can't be read.
+    """
+    if file.last_frame is None:
+        return False
+    return await store.has_file(f"{key}.poster.jpg") and await store.has_file(f"{key}.last.png")
 
 
 async def store_ends(store: VideoStore, key: str, pictures: tuple[bytes, bytes]) -> dict[str, str]:
@@ -69,8 +87,8 @@ async def store_ends(store: VideoStore, key: str, pictures: tuple[bytes, bytes])
     Raises:
         StorageError: If they can't be stored.
     """
-    first = await store_bytes(store, key, f"{key}.poster.jpg", pictures[0], "image/jpeg")
-    final = await store_bytes(store, key, f"{key}.last.png", pictures[1], "image/png")
+    first = await store_bytes(store, key, f"{key}.poster.jpg", pictures[0], POSTER_TYPE)
+    final = await store_bytes(store, key, f"{key}.last.png", pictures[1], PICTURE_TYPE)
     return {"poster": first.uri, "last_frame": final.uri}
 
 

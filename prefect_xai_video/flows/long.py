@@ -16,6 +16,7 @@ from prefect_xai_video.engine.apart import check_pyav
 from prefect_xai_video.engine.handover import check_saving, delivery_of
 from prefect_xai_video.engine.long_videos import Assembly
 from prefect_xai_video.engine.options import SavingOptions
+from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.segments import FirstClipOptions, LongPlan, Segment, plan_segments
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.errors import XaiVideoError
@@ -248,11 +249,16 @@ class _Making:
     async def segments(self) -> list[Video]:
         """Make all segments; those that are stored already cost nothing."""
         videos: list[Video] = []
+        async with explained(self.assembly.store):
+            finished = await self.assembly.finished_segments()
         key, planned = self.assembly.key, self.assembly.plan.segments
         async with Limits(budget=XaiVideoSettings.current().budget) as limits:
             for segment in planned:
                 try:
-                    videos.append(await self._segment(segment, videos[-1] if videos else None, limits))
+                    if finished:
+                        videos.append(await self._save(finished[len(videos)], segment))
+                    else:
+                        videos.append(await self._segment(segment, videos[-1] if videos else None, limits))
                 except XaiVideoError:
                     get_run_logger().warning(
                         "Segment %s of %d of the video %s has failed. Run again with the key %s: segments that are "
@@ -272,6 +278,10 @@ class _Making:
         request, key = self.assembly.plan.request(segment, source), self.assembly.segment_key(segment)
         receipt = await astart_video(request, permit=limits, **cast("StartOptions", {**self.options, "key": key}))
         receipt = await await_for_video(receipt, timeout_seconds=self.timeout, storage=store, credentials=credentials)
+        return await self._save(receipt, segment)
+
+    async def _save(self, receipt: Receipt, segment: Segment) -> Video:
+        store, credentials = self.assembly.store, self.options["credentials"]
         is_last = segment is self.assembly.plan.segments[-1]
         stills = self.assembly.plan.continuation == "last frame" and not is_last
         return await asave_video(receipt, stills=stills, storage=store, credentials=credentials)
