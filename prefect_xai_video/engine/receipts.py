@@ -296,9 +296,10 @@ class Receipt(ReceiptFacts):
         """Record a request id that a person has found: -> `submitted`.
 
         If the outcome of the current attempt is unknown, or its video was found without a request id, the id counts
-        as its lost response. Otherwise it is recorded as another attempt at the same request.
+        as its lost response. Otherwise it is recorded as another attempt at the same request; so it is if the attempt
+        was added to a batch, where its claim is its only request id.
         """
-        if self.state == "unknown":
+        if self.state == "unknown" and self.xai_batch is None:
             return self.submitted(request_id)
         if self.request_id is None and self.state in {"done", "stored"}:
             return self._with_attempt(self.attempt.claim, request_id=request_id)
