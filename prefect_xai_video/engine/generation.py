@@ -306,9 +306,10 @@ class Generation:
                 held = await self._inquiry.find_video(held)
             if held.receipt.state == "unknown":
                 return held.receipt
-            held = await self._inquiry.reconsider(held)
-            if held.receipt.state == "submitted":
-                held = await self._inquiry.poll(held)
+            with with_request_id(held.receipt.request_id, held.receipt):
+                held = await self._inquiry.reconsider(held)
+                if held.receipt.state == "submitted":
+                    held = await self._inquiry.poll(held)
             if held.receipt.state == "refused":
                 return held.receipt
             receipt = _usable(held.receipt)
