@@ -277,6 +277,9 @@ class LaneRun:
         try:
             receipt = await self._generation.collect(row.key, stills=row.planned.saving.get("stills", False))
         except Exception as error:
+            if self._may_resubmit(row, error):
+                await self._retry(row)
+                return
             row.tries += 1
             may_pass = isinstance(error, XaiVideoError) and (error.transient or isinstance(error, DownloadError))
             if not may_pass or row.tries == MAX_TRIES:
@@ -294,6 +297,11 @@ class LaneRun:
         else:
             row.receipt = receipt
             self._batches.add(row.key, receipt)
+
+    def _may_resubmit(self, row: _Row, error: Exception) -> bool:
+        """Whether a row of an earlier run, of which there is no telling any more, is to be submitted again."""
+        is_allowed = self._options.get("on_unknown") == "resubmit" and self.stopped_by is None
+        return is_allowed and row.request is None and isinstance(error, SubmissionUnknown)
 
     async def _retry(self, row: _Row) -> None:
         await self._budget.settle(row.key, Decimal(0))

@@ -26,8 +26,9 @@ from prefect_xai_video.errors import RequestRejected
 SETTLE_SECONDS = 10.0
 """Seconds between two listings of a cancelled batch that must agree."""
 
-Place = Literal["listed", "absent", "open"]
-"""Where a request is. `absent`: not in its batch, and it never will be. `open`: not seen, but it may still land."""
+Place = Literal["listed", "absent", "open", "gone"]
+"""Where a request is. `absent`: not in its batch, and it never will be. `open`: not seen, but it may still land.
+`gone`: with its batch, so that there is no telling."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +78,16 @@ class BatchInquiry:
             ApiError: If xAI gave no usable response.
         """
         view = self._view(attempt)
+        # The call that added it must have ended.
+        is_new = (now() - attempt.started_at).total_seconds() < journal.CLAIM_SECONDS
         try:
             if attempt.claim in await view.requests():
                 return "listed"
-            # The call that added it must have ended.
-            if (now() - attempt.started_at).total_seconds() < journal.CLAIM_SECONDS:
-                return "open"
-            listed = await self._listed_for_good(view)
+            listed = None if is_new else await self._listed_for_good(view)
         except RequestRejected as error:
             if error.http_status != 404:
                 raise
-            # With the batch, the proof is gone.
-            logger.warning("xAI no longer has the batch %s", view.batch_id)
-            listed = None
+            return "open" if is_new else "gone"
         return "open" if listed is None else "listed" if attempt.claim in listed else "absent"
 
     async def _listed_for_good(self, view: BatchView) -> Collection[str] | None:

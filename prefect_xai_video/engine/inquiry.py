@@ -16,7 +16,7 @@ from prefect_xai_video.engine.batch_inquiry import BatchInquiry
 from prefect_xai_video.engine.journal import Journal, with_request_id
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import UPLOAD_SECONDS, Held
-from prefect_xai_video.errors import AccessDenied, RequestRejected
+from prefect_xai_video.errors import AccessDenied, RequestRejected, SubmissionUnknown
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,11 @@ BATCH_SECONDS = 30 * 24 * 3600
 """Age in seconds up to which a request may still be found in its batch: xAI keeps batches for weeks."""
 
 _NEVER_ADDED = RequestRejected("xAI's batch does not contain the request, and nothing can be added to it any more.")
+
+_BATCH_GONE = (
+    "xAI no longer has the batch {}, so nobody can tell whether it contained the request. Look for the video in "
+    "xAI's console. If it is not there, run again with the same key and on_unknown set to resubmit."
+)
 
 FILE_SECONDS = 24 * 3600
 """Age in seconds up to which a submission of unknown outcome may still become a file in xAI's Files API.
@@ -135,6 +140,7 @@ class Inquiry:
 
         Raises:
             WriteConflict: If the receipt has been replaced since it was read.
+            SubmissionUnknown: If xAI no longer has the batch that would tell.
             ApiError: If xAI's files can't be listed at the moment, or the API key is wrong.
         """
         held = await self.journal.find_delivery(held)
@@ -149,13 +155,15 @@ class Inquiry:
         return held
 
     async def _found_in_batch(self, receipt: Receipt, attempt: Attempt) -> Receipt | None:
-        """Record where a request is whose reply was lost; None if that is not certain yet."""
+        """Record where a request is whose reply was lost; None if that is not certain."""
         match await self._batches.place(attempt):
             case "listed":
                 return receipt.late_reply(attempt.claim, attempt.claim)
             case "absent":
                 return receipt.late_refusal(attempt.claim, _NEVER_ADDED)
-            case "open":
+            case "gone" if receipt.attempt.claim == attempt.claim:
+                raise SubmissionUnknown(_BATCH_GONE.format(attempt.xai_batch))
+            case _:
                 return None
 
     async def find_file(self, file: XaiFile | None) -> RemoteFile | None:

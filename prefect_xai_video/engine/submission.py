@@ -34,7 +34,7 @@ from prefect_xai_video.engine.posting import (
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import Held, WriteConflict
 from prefect_xai_video.engine.uploads import with_uploads
-from prefect_xai_video.errors import KeyConflict, StorageError, XaiVideoError, not_allowed, shown
+from prefect_xai_video.errors import KeyConflict, StorageError, SubmissionUnknown, XaiVideoError, not_allowed, shown
 
 _CANCELLED = StorageError("The run was cancelled before the request was sent.")
 
@@ -154,7 +154,9 @@ class Submission:
         if not poll:
             return await self.journal.find_delivery(held)
         inquiry = Inquiry(self.client, self.journal)
-        held = await inquiry.find_video(held)
+        # Where the proof is gone, a person decides: by `on_unknown`.
+        with suppress(SubmissionUnknown):
+            held = await inquiry.find_video(held)
         if not self._is_same_request(held.receipt):
             return held
         return await inquiry.reconsider(held, give_up=self._may_give_up(held.receipt))
