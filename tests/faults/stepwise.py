@@ -30,6 +30,7 @@ class Caller:
         self.dead = self.cancelled = self.blind = False
         self.result: Any = None
         self.error: BaseException | None = None
+        self._point = threading.Lock()
         self._turn = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
         self._released = False
@@ -74,16 +75,25 @@ class Caller:
     def alive(self) -> bool:
         return self.at is not None and not self.dead
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it is its event loop that asks."""
+        return threading.current_thread() is self._thread
+
     def stop(self, at: str) -> str:
-        """Called in the caller's threads: stop at a point, and learn how it ends."""
-        if self._released:
-            raise Killed
-        self.at = at
-        self._stopped.release()
-        self._turn.acquire()
-        if self._released:
-            raise Killed
-        return self.how
+        """Called in the caller's threads: stop at a point, and learn how it ends.
+
+        Whoever is cancelled goes on with its clean-up, whose points come after the one that it was at.
+        """
+        with self._point:
+            if self._released:
+                raise Killed
+            self.at = at
+            self._stopped.release()
+            self._turn.acquire()
+            if self._released:
+                raise Killed
+            return self.how
 
     async def astop(self, at: str) -> str:
         """Stop like `stop`, in an event loop, which goes on and can be told of a cancellation."""
