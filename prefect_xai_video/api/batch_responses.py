@@ -1,6 +1,6 @@
 """Parsing of the Batch API's responses, as tolerant as that of statuses: only ids are needed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -118,6 +118,12 @@ def parse_page(body: bytes, field: str) -> ListingPage | None:
     if not isinstance(entries, list) or not (token is None or isinstance(token, str)):
         return None
     return None if token and len(token) > _MAX_TOKEN else ListingPage(entries, token or None)
+
+
+def ids_in(entries: Iterable[object]) -> set[str]:
+    """Return the ids of entries of a listing, of batches or of requests; those without one are left out."""
+    ids = (_mapping(entry).get("batch_request_id", _mapping(entry).get("batch_id")) for entry in entries)
+    return {each for each in ids if isinstance(each, str)}
 
 
 def parse_batch(entry: object, redact: Redaction) -> XaiBatch | None:

@@ -6,7 +6,6 @@ still appear in a later one.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TypeVar
@@ -19,6 +18,7 @@ from prefect_xai_video.api.batch_responses import (
     BatchResult,
     ListingPage,
     XaiBatch,
+    ids_in,
     parse_batch,
     parse_page,
     parse_request_state,
@@ -38,8 +38,8 @@ PAGE = 100
 MAX_PAGE_BYTES = 2**22
 """Largest page that is read, in bytes: 100 results with a signed URL of 16 kB each have less than half of it."""
 
-MAX_TOKEN_REPEATS = 3
-"""Times that a listing may return a token again: a page may be repeated, but not for ever."""
+MAX_OLD_PAGES = 3
+"""Pages in a row without a new entry after which a listing goes on no longer: a page may be repeated or empty."""
 
 _CREATED = "created the batch; an empty batch costs nothing"
 _ADDED = "accepted the requests, or some of them, each of which may have been paid for"
@@ -186,19 +186,24 @@ class XaiBatches:
                 yield result
 
     async def _entries(self, path: str, field: str) -> AsyncIterator[object]:
-        """List all entries, page by page."""
-        tokens: Counter[str] = Counter()
+        """List all entries, page by page.
+
+        Pages without a token end it, and so do empty ones with a token, as in xAI's listing of files.
+        """
+        seen: set[str] = set()
         token: str | None = None
+        old = 0
         while True:
             page = await self._retries.call(partial(self._page, path, field, token))
             for entry in page.entries:
                 yield entry
-            token = page.token
-            if token is None:
+            token, ids = page.token, ids_in(page.entries)
+            old = 0 if ids - seen else old + 1
+            seen |= ids
+            if token is None or (old > MAX_OLD_PAGES and not page.entries):
                 return
-            tokens[token] += 1
-            if tokens[token] > MAX_TOKEN_REPEATS:
-                raise ServiceUnavailable("xAI's listing does not end: it returns the same page again and again.")
+            if old > MAX_OLD_PAGES:
+                raise ServiceUnavailable("xAI's listing does not end: it returns the same entries again and again.")
 
     async def _page(self, path: str, field: str, token: str | None) -> ListingPage:
         query = {"limit": str(PAGE)} | ({} if token is None else {"pagination_token": token})

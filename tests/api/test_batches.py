@@ -283,11 +283,25 @@ async def test_a_page_that_is_not_understood_is_an_error_and_not_an_empty_listin
         assert len(server.requests) == 3
 
 
-async def test_a_listing_that_goes_round_in_circles_ends_with_an_error():
-    async with scripted(*[answer("200 OK", b'{"results":[],"pagination_token":"t"}')] * 9) as (server, batches):
+def page_with(token, *names):
+    entries = [{"batch_request_id": name} for name in names]
+    return answer("200 OK", json.dumps({"results": entries, "pagination_token": token}).encode())
+
+
+@pytest.mark.parametrize("tokens", [["t"] * 9, ["t", "u", "v"] * 3, numbered(9)], ids=["same", "in turn", "new"])
+async def test_a_listing_that_goes_round_in_circles_ends_with_an_error(tokens):
+    async with scripted(*[page_with(token, "a", "b") for token in tokens]) as (server, batches):
         with pytest.raises(ServiceUnavailable, match="does not end"):
             await all_of(batches.results("batch_1"))
-        assert len(server.requests) == 4
+        assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("tokens", [["t"] * 9, numbered(9)], ids=["same", "new"])
+async def test_empty_pages_end_a_listing_whose_last_page_has_a_token(tokens):
+    script = [page_with("first", "a"), page_with("second", "b"), *[page_with(token) for token in tokens]]
+    async with scripted(*script) as (server, batches):
+        assert await ids_of(batches.results("batch_1")) == ["a", "b"]
+        assert len(server.requests) == 6
 
 
 def test_chunks_have_a_largest_size_and_number():
