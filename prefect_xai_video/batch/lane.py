@@ -15,6 +15,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from prefect_xai_video.api.batch_chunks import MAX_CHUNK_REQUESTS
+from prefect_xai_video.api.batch_responses import XaiBatch
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import Budget, RowPermit
 from prefect_xai_video.batch.due import FindReceipt, with_receipts
@@ -31,7 +32,13 @@ from prefect_xai_video.engine.options import KeyOptions
 from prefect_xai_video.engine.posting import Permit, clean_up
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.submission import Submission
-from prefect_xai_video.errors import DownloadError, SubmissionUnknown, VideoTimeout, XaiVideoError
+from prefect_xai_video.errors import (
+    DownloadError,
+    ServiceUnavailable,
+    SubmissionUnknown,
+    VideoTimeout,
+    XaiVideoError,
+)
 
 BATCH_ROWS = 50_000
 """Most rows that are in xAI's batches at a time: their results are listed whole, so this bounds the memory."""
@@ -60,6 +67,7 @@ class _Row:
         request: What was submitted for it by this run.
         receipt: Its receipt, as far as it was read.
         tries: Times that it was tried.
+        additions: Calls that were to add it.
     """
 
     planned: PlannedRow
@@ -67,6 +75,7 @@ class _Row:
     request: VideoRequest | None = None
     receipt: Receipt | None = None
     tries: int = 0
+    additions: int = 0
 
     @property
     def key(self) -> str:
@@ -198,15 +207,24 @@ class LaneRun:
             await self._added(row, added)
 
     async def _new_batch(self) -> BulkSubmission:
-        """Create an empty batch. If the reply is lost, another one is created: they cost nothing."""
+        """Create an empty batch. If the reply is lost, another one is created: they cost nothing.
+
+        Raises:
+            ServiceUnavailable: If no reply with the id of a batch arrived. No row was sent.
+            ApiError: If it was refused.
+        """
         client = self._generation.client
-        for left in reversed(range(MAX_TRIES)):
+
+        async def create() -> XaiBatch:
             try:
-                batch = await client.batches.create(f"xai-video {self._plan.manifest.name} {uuid.uuid4().hex[:12]}")
-                break
-            except SubmissionUnknown:
-                if not left:
-                    raise
+                return await client.batches.create(f"xai-video {self._plan.manifest.name} {uuid.uuid4().hex[:12]}")
+            except SubmissionUnknown as error:
+                message = f"No row was sent. {error.message}"
+                raise ServiceUnavailable(
+                    message, http_status=error.http_status, trace_id=error.trace_id, answer=error.answer
+                ) from error
+
+        batch = await client.retries.call(create, lambda error: isinstance(error.__cause__, SubmissionUnknown))
         logger.info("Rows are added to the batch %s of xAI's", batch.batch_id)
         self._own_batches.append(batch.batch_id)
         return BulkSubmission(client, self._generation.journal, batch.batch_id)
@@ -243,6 +261,7 @@ class LaneRun:
 
     async def _added(self, row: _Row, added: Added) -> None:
         """Note what became of a row that was to be added."""
+        row.additions += 1
         if added.error is None:
             self._wait_for(row, added.receipt)
         elif added.is_closed and row.tries < MAX_TRIES:
@@ -287,7 +306,8 @@ class LaneRun:
             return
         if receipt.state == "refused" and row.request is not None:
             await row.permit.refund(row.request)
-        if receipt.state == "refused" and receipt.request_id is None and self.stopped_by is None:
+        is_missing = receipt.state == "refused" and receipt.request_id is None
+        if is_missing and self.stopped_by is None and row.additions < MAX_TRIES:
             # The call that was to add it has had no effect, and never will: its batch is closed.
             if self._bulk is not None and self._bulk.batch_id == receipt.xai_batch:
                 self._bulk = None

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from prefect_xai_video.api.options import build_request
+from prefect_xai_video.batch.lane import MAX_TRIES
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.errors import AccessDenied, LimitReached
 
@@ -233,3 +234,24 @@ async def test_a_single_run_finds_the_video_of_a_row(emulator, tmp_path):
         await generation.wait("cats/000", timeout=20)
         assert (await generation.save("cats/000")).size > 1000
     assert set(paid(emulator).values()) == {1}
+
+
+async def test_rows_without_a_batch_are_refused_and_not_left_to_a_person(emulator, tmp_path):
+    emulator.choose_fault("batch-create-accepted-500*9")
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, run = await run_lane(generation, rows(2))
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"refused": 2}
+    assert "No row was sent. It is unknown whether xAI created the batch" in outcomes["cats/000"].error
+    assert (run.stopped_by, sum(outcome.total_usd for outcome in outcomes.values())) == (None, 0)
+    assert not emulator.ledger()["requests"]
+
+
+async def test_rows_that_never_arrive_end_as_refused(emulator, tmp_path):
+    emulator.choose_fault("batch-add-cut*99")
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(2))
+        attempts = (await generation.store.read("cats/000")).receipt.attempts
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"refused": 2}
+    assert "does not contain the request" in outcomes["cats/000"].error
+    assert [attempt.outcome for attempt in attempts] == ["refused"] * MAX_TRIES
+    assert not emulator.ledger()["requests"]
