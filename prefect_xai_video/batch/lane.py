@@ -182,7 +182,7 @@ class LaneRun:
             row = _Row(planned, RowPermit(self._limits, self._budget, planned.key), receipt=receipt)
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))
-            elif receipt is not None and _is_open(receipt):
+            elif receipt is not None and _is_open(receipt) and not self._is_given_up(receipt):
                 self._wait_for(row, receipt)
             else:
                 return row
@@ -317,6 +317,10 @@ class LaneRun:
         else:
             row.receipt = receipt
             self._batches.add(row.key, receipt)
+
+    def _is_given_up(self, receipt: Receipt) -> bool:
+        """Whether a person pays for a new attempt, as xAI did not know the open request at the last poll."""
+        return receipt.is_not_found and self._options.get("regenerate", False)
 
     def _may_resubmit(self, row: _Row, error: Exception) -> bool:
         """Whether a row of an earlier run, of which there is no telling any more, is to be submitted again."""

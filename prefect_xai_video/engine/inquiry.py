@@ -141,6 +141,7 @@ class Inquiry:
         Raises:
             WriteConflict: If the receipt has been replaced since it was read.
             SubmissionUnknown: If xAI no longer has the batch that would tell.
+            KeyConflict: If xAI does not have it because the key belongs to another team.
             ApiError: If xAI's files can't be listed at the moment, or the API key is wrong.
         """
         held = await self.journal.find_delivery(held)
@@ -162,6 +163,7 @@ class Inquiry:
             case "absent":
                 return receipt.late_refusal(attempt.claim, _NEVER_ADDED)
             case "gone" if receipt.attempt.claim == attempt.claim:
+                check_owner(receipt, await account_of(self.client, with_team=True))
                 raise SubmissionUnknown(_BATCH_GONE.format(attempt.xai_batch))
             case _:
                 return None

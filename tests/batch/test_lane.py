@@ -9,7 +9,8 @@ import pytest
 from prefect_xai_video.api.options import build_request
 from prefect_xai_video.batch.lane import MAX_TRIES
 from prefect_xai_video.emulator import Emulator
-from prefect_xai_video.errors import AccessDenied, LimitReached
+from prefect_xai_video.engine import inquiry
+from prefect_xai_video.errors import AccessDenied, LimitReached, RequestRejected
 
 from ..support.api_key import API_KEY
 from ..support.lane import ids, opened, paid, quick, rows, run_lane
@@ -255,3 +256,54 @@ async def test_rows_that_never_arrive_end_as_refused(emulator, tmp_path):
     assert "does not contain the request" in outcomes["cats/000"].error
     assert [attempt.outcome for attempt in attempts] == ["refused"] * MAX_TRIES
     assert not emulator.ledger()["requests"]
+
+
+@pytest.fixture
+async def expired(tmp_path, monkeypatch):
+    """Two rows that were added to a batch which xAI no longer has."""
+    monkeypatch.setattr(inquiry, "FRESH_SECONDS", 0)
+    with Emulator(light=True, render_seconds=0.2, batch_ttl_seconds=1, api_key=API_KEY) as emulator:
+        async with opened(emulator, tmp_path) as generation:
+            await run_lane(generation, rows(2), timeout=None)
+            batch_id = (await generation.store.read("cats/000")).receipt.xai_batch
+            async with asyncio.timeout(20):
+                while await exists(generation, batch_id):
+                    await asyncio.sleep(0.05)
+            yield emulator, generation
+
+
+async def exists(generation, batch_id):
+    try:
+        await generation.client.batches.get(batch_id)
+    except RequestRejected:
+        return False
+    return True
+
+
+async def test_a_person_gives_up_rows_of_a_batch_that_is_gone_as_the_error_says(expired):
+    emulator, generation = expired
+    outcomes, _ = await run_lane(generation, rows(2), run_id="next")
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"open": 2}
+    assert "run again with the same key and regenerate switched on" in outcomes["cats/000"].error
+    assert set(paid(emulator).values()) == {1}
+    outcomes, _ = await run_lane(generation, rows(2), run_id="later", options={"regenerate": True})
+    assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": 2}
+    assert set(paid(emulator).values()) == {2}
+
+
+@pytest.mark.parametrize("options", [{}, {"on_unknown": "resubmit"}])
+async def test_a_batch_of_another_team_does_not_count_as_gone(tmp_path, options):
+    with (
+        Emulator(light=True, team="cats", api_key=API_KEY) as own,
+        Emulator(light=True, team="dogs", api_key=API_KEY) as other,
+    ):
+        own.choose_fault("batch-add-accepted-cut")
+        async with opened(own, tmp_path) as generation:
+            await run_lane(generation, rows(2), timeout=None)
+        async with opened(other, tmp_path) as generation:
+            outcomes, _ = await run_lane(generation, rows(2), run_id="next", options=options)
+        assert "belongs to a video of team cats" in outcomes["cats/000"].error
+        assert not other.ledger()["requests"]
+        async with opened(own, tmp_path) as generation:
+            outcomes, _ = await run_lane(generation, rows(2), run_id="later")
+        check_paid_once(own, outcomes, 2)
