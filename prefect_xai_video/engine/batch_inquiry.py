@@ -117,8 +117,10 @@ async def _settled(view: BatchView) -> Collection[str] | None:
     began = time.monotonic()
     first = frozenset(await view.requests(since=began))
     await asyncio.sleep(SETTLE_SECONDS)
-    second = frozenset(await view.requests(since=began + SETTLE_SECONDS))
-    counted = (await view.facts(since=began)).requests
+    # Not by the time at which the first one was wanted: it may have waited for the listings of others.
+    later = time.monotonic()
+    second = frozenset(await view.requests(since=later))
+    counted = (await view.facts(since=later)).requests
     return second if first == second and (counted is None or counted <= len(second)) else None
 
 
