@@ -42,8 +42,8 @@ FAULTS = [
     for how in endings
     if at not in {"look", "list"} and how != (WELL | scripted_batches.WELL)[at]
 ]
-WAYS = st.tuples(st.lists(st.sampled_from(FAULTS), max_size=3).map(dict), st.integers(0, 25))
-"""How the next point of some kinds ends, where that is not well, and how many points a caller goes on for."""
+WAYS = st.tuples(st.lists(st.sampled_from(FAULTS), max_size=3).map(dict), st.integers(0, 25), st.booleans())
+"""How points of some kinds end, if not well; how many points a caller goes on for; and whether that lasts."""
 RUNS = st.sampled_from(["run-1", "run-2", None])
 CALLS = st.fixed_dictionaries(
     {
@@ -206,18 +206,18 @@ class Lane(World):
     @rule(options=LANE_RUNS, ways=WAYS, late=st.booleans())
     def lane_is_run(self, options, ways, late) -> None:
         self.comes_alone(late)
-        self.drive(self.runs(**options), ways)
+        self.drive(self.runs(**options), *ways)
 
     @rule(options=CALLS, ways=WAYS, late=st.booleans())
     def one_key_is_called_for(self, options, ways, late) -> None:
         self.comes_alone(late)
-        self.drive(self.call(**options), ways)
+        self.drive(self.call(**options), *ways)
 
     @precondition(lambda self: self.receipts)
     @rule(ways=WAYS, late=st.booleans())
     def collector_passes(self, ways, late) -> None:
         self.comes_alone(late)
-        self.drive(self.passes(), ways)
+        self.drive(self.passes(), *ways)
 
     @precondition(lambda self: self.receipts)
     @rule(
@@ -230,12 +230,12 @@ class Lane(World):
         self.comes_alone(False)
         receipt = self.receipts.get(key)
         request_id = receipt.attempt.claim if receipt and is_claim else "found"
-        self.drive(self.call(what, request_id=request_id, key=key), ways)
+        self.drive(self.call(what, request_id=request_id, key=key), *ways)
 
     @precondition(lambda self: self.alive)
     @rule(which=st.integers(0, 2), ways=WAYS)
     def goes_on(self, which, ways) -> None:
-        self.drive(self.alive[which % len(self.alive)], ways)
+        self.drive(self.alive[which % len(self.alive)], *ways)
 
     @precondition(lambda self: any(batch.of("landing") for batch in self.batches.values()))
     @rule()

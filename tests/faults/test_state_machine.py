@@ -49,7 +49,7 @@ class OneKey(World):
     def comes(self, options, ways, late) -> None:
         """Somebody calls, and gets as far as these ways lead, while others are in the middle of their calls."""
         self.comes_alone(late)
-        self.drive(self.call(**options), ways)
+        self.drive(self.call(**options), *ways)
 
     @precondition(lambda self: self.posts)
     @rule(what=st.sampled_from(["adopt", "collect"]), request_id=st.sampled_from(["found", "id-1"]), ways=WAYS)
@@ -59,7 +59,7 @@ class OneKey(World):
     @precondition(lambda self: self.alive)
     @rule(which=st.integers(0, 2), ways=WAYS)
     def goes_on(self, which, ways) -> None:
-        self.drive(self.alive[which % len(self.alive)], ways)
+        self.drive(self.alive[which % len(self.alive)], *ways)
 
     @precondition(lambda self: any(post.accepted and post.direct for post in self.posts))
     @rule(which=st.integers(0, 2))

@@ -477,12 +477,13 @@ class World(RuleBasedStateMachine):
     def goes_well_to_its_end(self, which) -> None:
         self.finish(self.alive[which % len(self.alive)])
 
-    def drive(self, caller: Caller, ways: tuple[Mapping[str, str], int]) -> None:
-        """Have a caller go on for some points, of which the first one of a kind ends in a given way."""
-        first = dict(ways[0])
-        for _ in range(ways[1]):
+    def drive(self, caller: Caller, ways: Mapping[str, str], number: int, is_lasting: bool = False) -> None:
+        """Have a caller go on for some points, of which the first one or all of a kind end in a given way."""
+        first = dict(ways)
+        for _ in range(number):
             if caller.alive:
-                self.end(caller, first.pop(caller.at, self.well[caller.at]))
+                how = first.get(caller.at) if is_lasting else first.pop(caller.at, None)
+                self.end(caller, how or self.well[caller.at])
 
     def finish(self, caller: Caller) -> None:
         for _ in range(60):
