@@ -145,7 +145,8 @@ class Inquiry:
             ApiError: If xAI's files can't be listed at the moment, or the API key is wrong.
         """
         held = await self.journal.find_delivery(held)
-        for attempt in held.receipt.undelivered if held.receipt.has_no_video else ():
+        lost = (*held.receipt.undelivered, *held.receipt.gone)
+        for attempt in lost if held.receipt.has_no_video else ():
             if attempt.xai_batch is not None:
                 changed = await self._found_in_batch(held.receipt, attempt)
                 if changed is not None:

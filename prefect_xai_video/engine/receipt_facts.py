@@ -182,6 +182,20 @@ class ReceiptFacts(Frozen):
         )
 
     @property
+    def gone(self) -> tuple[Attempt, ...]:
+        """Attempts whose only trace was a file at xAI that could not be downloaded any more, latest first.
+
+        What was not there once may be there after all, and is looked for before anything is paid for again.
+        """
+        return tuple(
+            attempt
+            for attempt in reversed(self.attempts)
+            if attempt.xai_file is not None
+            and (attempt.outcome, attempt.request_id) == ("expired", None)
+            and attempt.fingerprint == self.fingerprint
+        )
+
+    @property
     def maybe_put(self) -> tuple[Attempt, ...]:
         """Attempts that have ended without a video, but whose file may have been put into the store before."""
         return tuple(

@@ -14,7 +14,14 @@ from prefect_xai_video.engine.collecting import Collector
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.polling import PollSchedule
 from prefect_xai_video.engine.stores import LocalStore
-from prefect_xai_video.errors import AccessDenied, InvalidRequest, ServiceUnavailable, SubmissionUnknown, VideoExpired
+from prefect_xai_video.errors import (
+    AccessDenied,
+    DownloadError,
+    InvalidRequest,
+    ServiceUnavailable,
+    SubmissionUnknown,
+    VideoExpired,
+)
 
 from ..support.api_key import API_KEY
 
@@ -225,6 +232,19 @@ async def test_a_found_file_that_is_gone_again_is_an_expired_video(engine, submi
             await make(engine, text)
     assert (await make(engine, text, regenerate=True)).request_id
     assert submissions() == 2
+
+
+async def test_a_file_that_is_there_after_all_is_not_paid_for_again(engine, submissions, monkeypatch):
+    async def not_found(*_):
+        raise DownloadError("The file does not exist.", http_status=404)
+
+    text = "A cat that hides [fault:start-accepted-cut]"
+    with monkeypatch.context() as at_first:
+        at_first.setattr("prefect_xai_video.api.files.XaiFiles.content", not_found)
+        with pytest.raises(VideoExpired, match="no longer in the Files API"):
+            await make(engine, text)
+    assert (await make(engine, text, regenerate=True)).size > 1000
+    assert submissions() == 1
 
 
 async def test_the_collector_finds_the_file_as_long_as_it_may_appear(engine, submissions, monkeypatch):
