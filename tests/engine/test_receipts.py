@@ -180,7 +180,7 @@ def test_a_receipt_may_have_another_layout():
     [
         ({"outcome": "stored"}, "stored without a file"),
         ({"outcome": "paid"}, "outcome"),
-        ({"file": FILE}, "submitted with a file"),
+        ({"file": FILE, "outcome": "unknown"}, "unknown with a file"),
         ({"request_id": None}, "without a request"),
     ],
 )
@@ -272,14 +272,16 @@ def test_a_late_reply_counts_if_a_later_attempt_fails_after_it(ended):
     assert [attempt.outcome for attempt in ended_since.attempts] == ["submitted", ended]
 
 
-def test_a_file_to_be_stored_is_recorded_until_its_url_is_requested_again():
+def test_a_file_to_be_stored_is_recorded_whatever_xai_reports_later():
     saving = in_state("done").saving(FILE)
     assert (saving.state, saving.file) == ("done", FILE)
     assert Receipt.from_json(saving.to_json()) == saving
     assert saving.saving(FILE) is saving
     assert saving.stored(FILE).state == "stored"
-    assert saving.finished(status()).file is None
-    assert saving.finished(status("expired")).file is None
+    expired = saving.finished(status("expired"))
+    for later in (saving.finished(status()), expired, expired.submitted("id-1"), saving.finished(status("failed"))):
+        assert later.file == FILE
+        assert Receipt.from_json(later.to_json()) == later
     with pytest.raises(IllegalTransition):
         saving.video("file:///v/cat.json")
 
