@@ -62,6 +62,16 @@ async def test_submitted_rows_are_collected_by_another_run(storage, xai, emulato
     assert set(paid(emulator).values()) == {1}
 
 
+async def test_the_other_lane_submits_what_was_never_added(storage, xai, emulator):
+    emulator.choose_fault("batch-add-cut")
+    report = await asubmit_videos(rows(3), lane="batch", storage=storage, credentials=xai)
+    assert (report.open, emulator.ledger()["requests"]) == (3, [])
+    made = await agenerate_videos(rows(3), storage=storage, credentials=xai)
+    assert (made.stored, made.new) == (3, 3)
+    assert set(paid(emulator).values()) == {1}
+    assert ids(emulator) == {None: 3}
+
+
 async def test_the_collector_settles_what_was_never_added(directory, xai, emulator):
     emulator.choose_fault("batch-add-cut")
     report = await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)

@@ -18,6 +18,7 @@ from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stills import check_stills
 from prefect_xai_video.engine.videos import Video
+from prefect_xai_video.errors import StorageError
 from prefect_xai_video.orchestration import assets
 from prefect_xai_video.orchestration.direct_task import xai_task
 from prefect_xai_video.orchestration.events import emit_change
@@ -57,8 +58,22 @@ async def _make(
     generation: Generation, request: VideoRequest, options: StartOptions, timeout: float, *, stills: bool
 ) -> Receipt:
     started = await start_under_key(generation, request, options)
-    await generation.wait(started.key, timeout=timeout)
+    try:
+        await generation.wait(started.key, timeout=timeout)
+    except StorageError:
+        if not await _is_missing_in_batch(generation, started.key):
+            raise
+        await start_under_key(generation, request, options)
+        await generation.wait(started.key, timeout=timeout)
     return await generation.save_receipt(started.key, stills=stills)
+
+
+async def _is_missing_in_batch(generation: Generation, key: str) -> bool:
+    """Whether a run of the batch lane was to add a request to a batch that does not have it, and never will."""
+    held = await generation.store.read(key)
+    if held is None or held.receipt.xai_batch is None:
+        return False
+    return held.receipt.state == "refused" and held.receipt.request_id is None
 
 
 _row_engine: ContextVar[_RowEngine | None] = ContextVar("row_engine", default=None)
