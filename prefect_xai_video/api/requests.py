@@ -8,6 +8,7 @@ of the individual xAI models, which are in `capabilities.py`.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
@@ -101,6 +102,10 @@ class VideoRequest(BaseModel):
         request = self.model_copy()
         request._resolved = {**self._resolved, **inputs}
         return request
+
+    def without_content(self) -> Self:
+        """Return a copy without the content of its inputs. It costs the same, but can't be sent."""
+        return self.resolved({value: replace(each, url="") for value, each in self._resolved.items()})
 
     def record(self) -> dict[str, Any]:
         """Build the body for receipts: inline data as a digest, URLs without signatures."""

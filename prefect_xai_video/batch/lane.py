@@ -12,9 +12,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from types import MappingProxyType
 
-from prefect_xai_video.api.batch_chunks import MAX_CHUNK_REQUESTS
+from prefect_xai_video.api.batch_chunks import MAX_CHUNK_BYTES, MAX_CHUNK_REQUESTS
 from prefect_xai_video.api.batch_responses import XaiBatch
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import Budget, RowPermit
@@ -64,7 +65,7 @@ class _Row:
     Attributes:
         planned: The row.
         permit: Its permission to be submitted.
-        request: What was submitted for it by this run.
+        request: What was submitted for it by this run, without the content of its inputs.
         receipt: Its receipt, as far as it was read.
         tries: Times that it was tried.
         additions: Calls that were to add it.
@@ -190,21 +191,36 @@ class LaneRun:
 
     async def _send(self, rows: list[_Row]) -> None:
         """Claim rows, and add them to a batch of xAI's."""
-        try:
-            bulk = self._bulk = self._bulk or await self._new_batch()
-        except XaiVideoError as error:
+        while rows and self.stopped_by is None:
+            try:
+                bulk = self._bulk = self._bulk or await self._new_batch()
+            except XaiVideoError as error:
+                for row in rows:
+                    await self._fail(row, error)
+                return
+            rows = await self._send_first(bulk, rows)
+        if self.stopped_by is not None:
             for row in rows:
-                await self._fail(row, error)
-            return
+                await self._end(row, RowOutcome.not_started(row.planned, _nothing_more(self.stopped_by)))
+
+    async def _send_first(self, bulk: BulkSubmission, rows: list[_Row]) -> list[_Row]:
+        """Claim and add the first rows, about as many as one call has room for; return the others.
+
+        So the content of their inputs fits into memory, however many rows there are.
+        """
         claimed: dict[str, Claimed] = {}
+        left = rows
         try:
-            await _side_by_side(self._claim(bulk, row, claimed) for row in rows)
+            while left and sum(each.size for each in claimed.values()) < MAX_CHUNK_BYTES:
+                part, left = left[:SAVING], left[SAVING:]
+                await _side_by_side(partial(self._claim, bulk, claimed), part)
         except BaseException:
             await clean_up(bulk.withdraw(list(claimed.values())))
             raise
         won = [row for row in rows if row.key in claimed]
         for row, added in zip(won, await bulk.add([claimed[row.key] for row in won]), strict=True):
             await self._added(row, added)
+        return left
 
     async def _new_batch(self) -> BulkSubmission:
         """Create an empty batch. If the reply is lost, another one is created: they cost nothing.
@@ -229,12 +245,13 @@ class LaneRun:
         self._own_batches.append(batch.batch_id)
         return BulkSubmission(client, self._generation.journal, batch.batch_id)
 
-    async def _claim(self, bulk: BulkSubmission, row: _Row, claimed: dict[str, Claimed]) -> None:
+    async def _claim(self, bulk: BulkSubmission, claimed: dict[str, Claimed], row: _Row) -> None:
         self.begun += row.tries == 0
         row.tries += 1
         try:
-            row.request = await self._prepare(row.planned.request)
-            won = await bulk.claim(self._submission(row.request, row, bulk))
+            request = await self._prepare(row.planned.request)
+            row.request = request.without_content()
+            won = await bulk.claim(self._submission(request, row, bulk))
         except Exception as error:
             await self._fail(row, error)
             return
@@ -282,7 +299,7 @@ class LaneRun:
         while self._waiting:
             before = len(self._waiting)
             ready = await self._batches.ready()
-            await _side_by_side(self._collect_row(self._waiting[key]) for key in ready)
+            await _side_by_side(self._collect_row, [self._waiting[key] for key in ready])
             if not self._waiting:
                 return
             if (left := deadline - time.monotonic()) <= 0:
@@ -385,13 +402,13 @@ def _nothing_more(error: XaiVideoError) -> str:
     return f"Nothing more was submitted: {error.message}"
 
 
-async def _side_by_side(works: Iterable[Awaitable[None]]) -> None:
+async def _side_by_side(work: Callable[[_Row], Awaitable[None]], rows: Iterable[_Row]) -> None:
     slots = asyncio.Semaphore(SAVING)
 
-    async def work(each: Awaitable[None]) -> None:
+    async def work_on(row: _Row) -> None:
         async with slots:
-            await each
+            await work(row)
 
     async with asyncio.TaskGroup() as tasks:
-        for each in works:
-            tasks.create_task(work(each))
+        for row in rows:
+            tasks.create_task(work_on(row))

@@ -6,10 +6,9 @@ receipt before the call. The id of a request in the batch is its claim, so no id
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from prefect_xai_video.api.batch_chunks import BatchItem, Chunk, check_size, chunks
 from prefect_xai_video.api.client import XaiVideoClient
@@ -35,10 +34,12 @@ class Claimed:
     Attributes:
         submission: Its submission.
         held: Its receipt, in state `sending`.
+        size: Bytes of its request.
     """
 
     submission: Submission
     held: Held
+    size: int = 0
 
     @property
     def claim(self) -> str:
@@ -99,7 +100,7 @@ class BulkSubmission:
             return held.receipt
         claimed = Claimed(submission, held)
         try:
-            check_size(claimed.item)
+            claimed = replace(claimed, size=check_size(claimed.item))
             await submission.permit.spend(submission.request)
         except BaseException as error:
             reason = error if isinstance(error, XaiVideoError) else _NOT_SENT
@@ -139,7 +140,8 @@ class BulkSubmission:
         try:
             await self.client.batches.add(self.batch_id, chunk)
         except SubmissionUnknown as error:
-            receipts = await _gathered([record_unknown(self.journal, each.held, error) for each in claimed])
+            lost = error
+            receipts = await _written(lambda each: record_unknown(self.journal, each.held, lost), claimed)
             return [Added(receipt) for receipt in receipts]
         except RequestRejected as error:
             # One invalid request has the whole call refused. If it is not that, the batch is closed to all of them.
@@ -151,7 +153,7 @@ class BulkSubmission:
             return await self._add(claimed[:half]) + await self._add(claimed[half:])
         except XaiVideoError as error:
             return [Added(receipt, error) for receipt in await self._record_refusals(claimed, error)]
-        return [Added(receipt) for receipt in await _gathered([self._record_added(each) for each in claimed])]
+        return [Added(receipt) for receipt in await _written(self._record_added, claimed)]
 
     async def _is_closed(self) -> bool:
         try:
@@ -178,18 +180,18 @@ class BulkSubmission:
             await each.submission.permit.refund(each.submission.request)
             return await record_refusal(self.journal, each.held, error)
 
-        return await _gathered([refuse(each) for each in claimed])
+        return await _written(refuse, claimed)
 
 
-async def _gathered(writes: Sequence[Coroutine[Any, Any, Receipt]]) -> list[Receipt]:
+async def _written(write: Callable[[Claimed], Awaitable[Receipt]], claimed: Sequence[Claimed]) -> list[Receipt]:
     """Write receipts, some at a time, and return them in order."""
     slots = asyncio.Semaphore(AT_A_TIME)
 
-    async def write(writing: Coroutine[Any, Any, Receipt]) -> Receipt:
+    async def in_slot(each: Claimed) -> Receipt:
         async with slots:
-            return await writing
+            return await write(each)
 
-    return await asyncio.gather(*map(write, writes))
+    return await asyncio.gather(*map(in_slot, claimed))
 
 
 async def _result_of(adding: "asyncio.Future[list[Added]]") -> None:

@@ -1,12 +1,16 @@
 """The batch lane on the engine: each fault of the Batch API, and what a run does with the rows of others."""
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from decimal import Decimal
 
 import pytest
 
 from prefect_xai_video.api.options import build_request
+from prefect_xai_video.api.sources import ResolvedInput
+from prefect_xai_video.batch import lane
 from prefect_xai_video.batch.lane import MAX_TRIES
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.engine import inquiry
@@ -32,6 +36,7 @@ CALLS = [
     "batch-page-repeated",
     "batch-get-500",
 ]
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 OF_REQUESTS = ["request-unlisted", "result-late", "result-url-expired", "download-cut", "download-500"]
 
 
@@ -307,3 +312,39 @@ async def test_a_batch_of_another_team_does_not_count_as_gone(tmp_path, options)
         async with opened(own, tmp_path) as generation:
             outcomes, _ = await run_lane(generation, rows(2), run_id="later")
         check_paid_once(own, outcomes, 2)
+
+
+async def test_the_content_of_inputs_is_let_go_once_it_was_added(emulator, tmp_path, monkeypatch):
+    """Otherwise a thousand rows with an image of some megabytes each need some gigabytes."""
+    monkeypatch.setattr(lane, "MAX_CHUNK_BYTES", 1)
+    monkeypatch.setattr(lane, "SAVING", 2)
+    prepared, held = [], []
+
+    async def resolve(request, *_):
+        image = ResolvedInput(f"data:image/png;base64,{PNG}", f"sha256:{len(prepared)}")
+        resolved = request.resolved({request.image_url: image})
+        prepared.append(weakref.ref(resolved))
+        return resolved
+
+    def look(step):
+        if step.in_flight:
+            gc.collect()
+            held.append(sum(each() is not None for each in prepared))
+
+    monkeypatch.setattr("tests.support.lane.resolve_inputs", resolve)
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(8, image_url="https://cats.example/1.png"), on_step=look)
+    check_paid_once(emulator, outcomes, 8)
+    assert max(held) <= 2
+
+
+async def test_a_run_that_is_cancelled_while_it_claims_warns_of_nothing(emulator, tmp_path, recwarn):
+    claiming = asyncio.Event()
+    async with opened(emulator, tmp_path, on_change=lambda _: claiming.set()) as generation:
+        run = asyncio.create_task(run_lane(generation, rows(60)))
+        await claiming.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    gc.collect()
+    assert [str(each.message) for each in recwarn] == []
