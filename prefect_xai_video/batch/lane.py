@@ -319,7 +319,7 @@ class LaneRun:
             row.tries += 1
             may_pass = isinstance(error, XaiVideoError) and (error.transient or isinstance(error, DownloadError))
             if not may_pass or row.tries == MAX_TRIES:
-                await self._fail(row, error)
+                await self._fail(row, error, is_open=True)
             return
         if receipt.state == "refused" and row.request is not None:
             await row.permit.refund(row.request)
@@ -360,12 +360,15 @@ class LaneRun:
             request_id = row.receipt.request_id if row.receipt else None
             await self._fail(row, VideoTimeout(_TOO_LATE.format(self._timeout), key=row.key, request_id=request_id))
 
-    async def _fail(self, row: _Row, error: Exception) -> None:
+    async def _fail(self, row: _Row, error: Exception, *, is_open: bool = False) -> None:
         if stops_all(error):
             self.stopped_by = self.stopped_by or error
         elif not isinstance(error, XaiVideoError):
             logger.error("The row of key %s met a defect", row.key, exc_info=error)
-        await self._end(row, RowOutcome.of_error(row.planned, error, is_new=self._is_new(row)))
+        outcome = RowOutcome.of_error(row.planned, error, is_new=self._is_new(row))
+        # An error without a request id does not show that a row was submitted.
+        state = "open" if is_open and outcome.state == "refused" else outcome.state
+        await self._end(row, outcome.model_copy(update={"state": state}))
 
     async def _end(self, row: _Row, outcome: RowOutcome) -> None:
         await self._budget.settle(row.key, outcome.settled_usd if row.permit.is_spent else Decimal(0))

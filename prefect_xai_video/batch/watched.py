@@ -80,9 +80,9 @@ class WatchedBatches:
                 found = frozenset(await view.results(since=time.monotonic()))
                 listing.finished, listing.at, listing.claims = _finished(batch), time.monotonic(), found
         except XaiVideoError as error:
-            # If the batch is gone, each row finds out by itself.
+            # What does not pass, such as a batch that is gone or a wrong API key, each row finds out by itself.
             logger.warning("The batch %s could not be read: %s", batch_id, error)
-            return list(claims) if error.http_status == 404 else []
+            return [] if error.transient else list(claims)
         ready = [key for key, claim in claims.items() if claim in listing.claims]
         return ready if ready or not is_over(batch) else list(claims)
 

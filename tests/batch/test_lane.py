@@ -8,16 +8,19 @@ from decimal import Decimal
 
 import pytest
 
+from prefect_xai_video import XaiVideoClient
 from prefect_xai_video.api.options import build_request
 from prefect_xai_video.api.sources import ResolvedInput
 from prefect_xai_video.batch import lane
 from prefect_xai_video.batch.lane import MAX_TRIES
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.engine import inquiry
-from prefect_xai_video.errors import AccessDenied, LimitReached, RequestRejected
+from prefect_xai_video.engine.generation import Generation
+from prefect_xai_video.engine.stores import LocalStore
+from prefect_xai_video.errors import AccessDenied, AuthenticationFailed, LimitReached, RequestRejected
 
 from ..support.api_key import API_KEY
-from ..support.lane import ids, opened, paid, quick, rows, run_lane
+from ..support.lane import QUICK, ids, opened, paid, quick, rows, run_lane
 
 CALLS = [
     "batch-create-cut",
@@ -348,3 +351,20 @@ async def test_a_run_that_is_cancelled_while_it_claims_warns_of_nothing(emulator
             await run
     gc.collect()
     assert [str(each.message) for each in recwarn] == []
+
+
+@pytest.mark.parametrize("fault", [None, "batch-add-accepted-cut"])
+async def test_a_wrong_api_key_ends_the_wait_and_leaves_rows_open(emulator, tmp_path, fault):
+    if fault:
+        emulator.choose_fault(fault)
+    async with opened(emulator, tmp_path) as generation:
+        await run_lane(generation, rows(3), timeout=None)
+    async with XaiVideoClient("xai-another-key", emulator.base_url, retries=QUICK) as client:
+        outcomes, run = await run_lane(Generation(client, LocalStore(tmp_path)), rows(4), run_id="next", timeout=600)
+    states = {key: outcome.state for key, outcome in outcomes.items()}
+    assert states == dict.fromkeys(("cats/000", "cats/001", "cats/002"), "open") | {"cats/003": "refused"}
+    assert "rejected the API key" in outcomes["cats/000"].error
+    assert isinstance(run.stopped_by, AuthenticationFailed)
+    async with opened(emulator, tmp_path) as generation:
+        outcomes, _ = await run_lane(generation, rows(3), run_id="later")
+    check_paid_once(emulator, outcomes, 3)
