@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from prefect_xai_video.api.responses import VideoStatus
+from prefect_xai_video.engine.attempts import Attempt
 from prefect_xai_video.engine.inquiry import Inquiry, age_of, may_still_appear
 from prefect_xai_video.engine.journal import with_request_id
 from prefect_xai_video.engine.polling import Poll, PollSchedule, RenderTimes, next_wait, urgency_of
@@ -130,10 +131,7 @@ def unknown_error(receipt: Receipt) -> SubmissionUnknown:
     """Build the error of a submission with an unknown outcome: what to look for, and how to go on."""
     failure = receipt.attempt.failure
     why = failure.message if failure else "The response to the submission was lost."
-    looked = ""
-    if receipt.undelivered:
-        place = "xAI's Files API" if receipt.undelivered[0].xai_file else "the store"
-        looked = f"Its video is not in {place}, which proves nothing; run again with the same key to look once more. "
+    looked = _looked(receipt.undelivered[0]) if receipt.undelivered else ""
     return SubmissionUnknown(
         f"{why} {looked}The attempt started at {receipt.attempt.started_at:%Y-%m-%d %H:%M:%S} UTC and is not "
         f"repeated automatically. Look for it in the xAI console: if it is there, adopt its request id into this key "
@@ -144,6 +142,15 @@ def unknown_error(receipt: Receipt) -> SubmissionUnknown:
         trace_id=receipt.attempt.trace_id,
         answer=receipt.attempt.answer,
     )
+
+
+def _looked(lost: Attempt) -> str:
+    """Say where a submission of unknown outcome was looked for."""
+    again = "run again with the same key to look once more. "
+    if lost.xai_batch is not None:
+        return f"Whether xAI's batch {lost.xai_batch} contains it is not certain yet; {again}"
+    place = "xAI's Files API" if lost.xai_file else "the store"
+    return f"Its video is not in {place}, which proves nothing; {again}"
 
 
 def _kind_of(receipt: Receipt) -> Hashable:

@@ -11,6 +11,8 @@ from prefect_xai_video.api.options import build_request
 from prefect_xai_video.engine import batch_inquiry
 from prefect_xai_video.engine.batch_inquiry import BatchInquiry
 from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.waiting import unknown_error
+from prefect_xai_video.errors import SubmissionUnknown
 
 
 class Clock:
@@ -63,3 +65,9 @@ async def test_two_listings_are_apart_although_the_first_one_waits_for_another_r
     assert await inquiry.place(attempt) == "open"
     assert await inquiry.place(attempt) == "listed"
     await batch.other
+
+
+def test_the_error_of_a_row_that_is_not_settled_names_the_batch():
+    receipt = Receipt.claim("cats/one", build_request("A cat", duration=1), xai_batch="batch_1")
+    error = unknown_error(receipt.unknown(SubmissionUnknown("The reply was lost.")))
+    assert "The reply was lost. Whether xAI's batch batch_1 contains it is not certain yet; run again" in str(error)
