@@ -4,11 +4,14 @@ import csv
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter
 
 from prefect_xai_video import agenerate_video, agenerate_videos, asubmit_videos
 from prefect_xai_video.batch.lanes import choose_lane
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.errors import BatchFailed, InvalidManifest, InvalidRequest
+from prefect_xai_video.ui import batch_artifacts
 
 from .support.api_key import API_KEY
 from .support.lane import ids, paid, quick
@@ -137,6 +140,37 @@ async def test_a_row_that_does_not_go_with_the_lane_is_named_before_anything_is_
     assert report.stored == 3
 
 
+@pytest.mark.parametrize("lane", ["realtime", "batch"])
+async def test_the_page_follows_what_the_collector_has_stored(directory, xai, emulator, lane):
+    options = {"lane": lane, "storage": directory, "credentials": xai}
+    await asubmit_videos(rows(3), **options)
+    page = Path(directory.basepath) / "cats" / "batch.report" / "index.html"
+    assert "0 of 3 videos stored (3 open)" in page.read_text()
+    await collect_until(directory, xai, "stored", 3)
+    report = await asubmit_videos(rows(3), **options)
+    assert (report.stored, report.page) == (3, page.as_uri())
+    assert "3 of 3 videos stored" in page.read_text()
+    again = await asubmit_videos(rows(3), **options)
+    assert (again.stored, again.page) == (3, None)
+
+
+async def test_a_run_that_only_finishes_open_rows_has_a_page(directory, xai, emulator):
+    options = {"storage": directory, "credentials": xai, "lane": "batch"}
+    await asubmit_videos(rows(3), **options)
+    report = await agenerate_videos(rows(3), **options)
+    assert (report.stored, report.new) == (3, 0)
+    assert "3 of 3 videos stored" in Path(report.page.removeprefix("file://")).read_text()
+
+
+async def test_the_progress_of_a_batch_ends_at_all_rows(directory, xai, emulator, monkeypatch):
+    monkeypatch.setattr(batch_artifacts, "FIRST_PROGRESS_SECONDS", 0)
+    report = await agenerate_videos(rows(3), lane="batch", storage=directory, credentials=xai)
+    async with get_client() as prefect:
+        of_run = ArtifactFilter(flow_run_id={"any_": [report.run_id]}, type={"any_": ["progress"]})
+        (shown,) = await prefect.read_artifacts(artifact_filter=of_run)
+    assert shown.data == 100
+
+
 async def test_stills_are_stored_with_the_rows_also_later(directory, xai, emulator):
     options = {"lane": "batch", "storage": directory, "credentials": xai}
     await agenerate_videos(rows(2), **options)
@@ -164,6 +198,6 @@ async def test_auto_chooses_by_the_rows_and_says_why(directory, xai, emulator, c
     ],
 )
 def test_the_choice_of_a_lane(rows, in_flight, rate, only_realtime, lane):
-    chosen, why = choose_lane("auto", rows, in_flight, rate, only_realtime=only_realtime)
-    assert chosen == lane
-    assert why
+    chosen = choose_lane("auto", rows, in_flight, rate, only_realtime=only_realtime)
+    assert chosen.lane == lane
+    assert chosen.why

@@ -102,7 +102,7 @@ class LaneRun:
 
     Attributes:
         stopped_by: The error after which nothing more was submitted.
-        begun: Number of rows that were begun; the others were stored already, or not started.
+        begun: Number of rows that were begun, or were open; the others were stored already, or not started.
     """
 
     def __init__(
@@ -184,6 +184,7 @@ class LaneRun:
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))
             elif receipt is not None and _is_open(receipt) and not self._is_given_up(receipt):
+                self.begun += 1
                 self._wait_for(row, receipt)
             else:
                 return row
@@ -323,9 +324,10 @@ class LaneRun:
             return
         if receipt.state == "refused" and row.request is not None:
             await row.permit.refund(row.request)
-        is_missing = receipt.state == "refused" and receipt.request_id is None
-        if is_missing and self.stopped_by is None and row.additions < MAX_TRIES:
-            # The call that was to add it has had no effect, and never will: its batch is closed.
+        # The call that was to add it has had no effect, and never will: its batch is closed. Or an earlier run has
+        # sent it, and its batch was cancelled: nothing was paid, and this run is to make the video.
+        is_due = receipt.state == "refused" and (receipt.request_id is None or row.request is None)
+        if is_due and self.stopped_by is None and row.additions < MAX_TRIES:
             if self._bulk is not None and self._bulk.batch_id == receipt.xai_batch:
                 self._bulk = None
             await self._retry(row)

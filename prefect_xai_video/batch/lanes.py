@@ -1,5 +1,6 @@
 """The two lanes of a batch, and the choice between them."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from prefect_xai_video.engine.options import SavingOptions
@@ -27,6 +28,22 @@ LANE_SECONDS = 25 * 3600
 """Longest wait in the batch lane in seconds, unless another one is given. xAI takes up to 24 hours."""
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenLane:
+    """The lane of a batch.
+
+    Attributes:
+        lane: The lane.
+        why: Why it was chosen.
+    """
+
+    lane: Lane
+    why: str
+
+    def __str__(self) -> str:
+        return f"The lane is {self.lane}: {self.why}"
+
+
 def check_lane(lane: LaneChoice, saving: SavingOptions) -> None:
     """Check that a lane goes with how the videos come to the store.
 
@@ -48,7 +65,7 @@ def needs_realtime(saving: SavingOptions) -> bool:
 
 def choose_lane(
     lane: LaneChoice, rows: int, in_flight: int, videos_a_second: float | None, *, only_realtime: bool
-) -> tuple[Lane, str]:
+) -> ChosenLane:
     """Choose the lane of a batch, and say why.
 
     Args:
@@ -59,9 +76,9 @@ def choose_lane(
         only_realtime: Whether a row needs the realtime lane.
     """
     if lane != "auto":
-        return lane, "it was asked for"
+        return ChosenLane(lane, "it was asked for")
     if only_realtime:
-        return "realtime", "direct delivery and recovery by files are only there"
+        return ChosenLane("realtime", "direct delivery and recovery by files are only there")
     rate = videos_a_second or LOWEST_RATE / REQUESTS_A_VIDEO
     seconds = max(rows / rate, rows * RENDER_SECONDS / in_flight)
     source = "" if videos_a_second else ", the lowest rate known,"
@@ -69,7 +86,7 @@ def choose_lane(
         f"at {rate:.2g} videos a second{source} and {in_flight:,} in flight, {rows:,} rows would take about "
         f"{_duration(seconds)} in realtime, {'more' if seconds > WORTH_SECONDS else 'not more'} than an hour"
     )
-    return ("batch" if seconds > WORTH_SECONDS else "realtime"), why
+    return ChosenLane("batch" if seconds > WORTH_SECONDS else "realtime", why)
 
 
 def _duration(seconds: float) -> str:

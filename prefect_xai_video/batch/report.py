@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from prefect_xai_video.api.threads import run_in_thread
 from prefect_xai_video.batch.outcomes import WITHOUT_VIDEO, Outcomes, RowOutcome, RowState, report_column
 from prefect_xai_video.batch.plan import Plan
 from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.errors import RequestRejected, StorageError
 from prefect_xai_video.money import dollars, plain
 
 PERCENTILES = (50, 90, 99)
@@ -42,6 +43,12 @@ NEXT_STEPS: Mapping[RowState, str] = {
     "not started": "nothing was paid: run the batch again",
 }
 """What to do about the rows of each state."""
+
+NOT_FOUND_STEP = (
+    "run the batch again with the credentials that sent the requests; if xAI still does not know them, run it with "
+    "regenerate switched on: that gives them up and pays for new attempts"
+)
+"""What to do about open rows whose requests xAI does not know any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +302,10 @@ class Tally:
     def _failure(self, kind: tuple[RowState, str | None], count: int) -> FailureKind:
         examples, (state, error_type) = sorted(self._failures[kind], key=lambda row: row.number), kind
         keys = tuple(example.key for example in examples)
-        return FailureKind(state, error_type, count, keys, examples[0].error, NEXT_STEPS[state])
+        # An open row is rejected by a poll only: xAI does not know its request.
+        is_not_found = (state, error_type) == ("open", RequestRejected.__name__)
+        next_step = NOT_FOUND_STEP if is_not_found else NEXT_STEPS[state]
+        return FailureKind(state, error_type, count, keys, examples[0].error, next_step)
 
 
 def report_name(folder: str, name: str, suffix: str) -> str:
@@ -332,6 +342,18 @@ async def store_report(report: BatchReport, store: VideoStore) -> str:
         content = report.facts() | {"rows": rows.rpartition("/")[2]}
         await run_in_thread(facts.write_text, json.dumps(content, indent=2))
         return await store.write_file(summary, facts, "application/json")
+
+
+async def stored_states(report: BatchReport, store: VideoStore) -> Mapping[str, int] | None:
+    """Read the number of rows by state from the report of an earlier run of the batch; None without one."""
+    with tempfile.TemporaryDirectory(prefix="xai-video-report-") as directory:
+        facts = Path(directory, "facts.json")
+        try:
+            if not await store.read_file(report_name(report.folder, report.name, ".json"), facts):
+                return None
+            return cast("Mapping[str, int]", json.loads(await run_in_thread(facts.read_text))["states"])
+        except (StorageError, ValueError, KeyError, TypeError):
+            return None
 
 
 def _write_csv(report: BatchReport, path: Path) -> None:

@@ -48,6 +48,7 @@ class WatchedBatches:
         self._claims: defaultdict[str | None, dict[str, str]] = defaultdict(dict)
         self._batch_of: dict[str, str | None] = {}
         self._listings: defaultdict[str, _Listing] = defaultdict(_Listing)
+        self._problems: dict[str, str] = {}
 
     def add(self, key: str, receipt: Receipt) -> None:
         """Add a row that waits, or note that its receipt has changed."""
@@ -81,8 +82,11 @@ class WatchedBatches:
                 listing.finished, listing.at, listing.claims = _finished(batch), time.monotonic(), found
         except XaiVideoError as error:
             # What does not pass, such as a batch that is gone or a wrong API key, each row finds out by itself.
-            logger.warning("The batch %s could not be read: %s", batch_id, error)
+            if self._problems.get(batch_id) != error.message:
+                logger.warning("The batch %s could not be read: %s", batch_id, error)
+                self._problems[batch_id] = error.message
             return [] if error.transient else list(claims)
+        self._problems.pop(batch_id, None)
         ready = [key for key, claim in claims.items() if claim in listing.claims]
         return ready if ready or not is_over(batch) else list(claims)
 

@@ -11,12 +11,12 @@ from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.batch.budget import Budget
 from prefect_xai_video.batch.earlier import paid_before
 from prefect_xai_video.batch.lane import LaneRun
-from prefect_xai_video.batch.lanes import Lane, choose_lane
+from prefect_xai_video.batch.lanes import ChosenLane, Lane, choose_lane
 from prefect_xai_video.batch.options import BatchOptions
 from prefect_xai_video.batch.outcomes import estimated
 from prefect_xai_video.batch.plan import Plan
 from prefect_xai_video.batch.progress import Progress
-from prefect_xai_video.batch.report import BatchReport, Tally, store_report
+from prefect_xai_video.batch.report import BatchReport, Tally, store_report, stored_states
 from prefect_xai_video.batch.run import BatchRun, Step
 from prefect_xai_video.batch.shards import Shard
 from prefect_xai_video.batches.rows import RowMaker, find
@@ -67,6 +67,7 @@ class BatchOfRun:
 
     async def look(self) -> BatchReport:
         """Look up which videos are stored, and estimate the others. Nothing is sent, and no report is stored."""
+        await self._lane()
         async with open_generation(self._credentials, self._store) as generation:
             for row in self._plan.rows():
                 receipt = await find(generation, row, self._plan.readable)
@@ -136,14 +137,12 @@ class BatchOfRun:
 
     async def _lane(self) -> Lane:
         """Choose the lane, and say why."""
-        chosen = self._chosen
-        rate = await submissions_a_second() if chosen.lane == "auto" else None
-        lane, why = choose_lane(
-            chosen.lane, self._plan.count, chosen.in_flight, rate, only_realtime=self._plan.only_realtime
-        )
-        if lane == "batch" or chosen.lane == "auto":
-            get_run_logger().info("The lane is %s: %s", lane, why)
-        return lane
+        chosen = await chosen_lane(self._plan, self._chosen)
+        if chosen.lane == "batch" or self._chosen.lane == "auto":
+            get_run_logger().info("%s", chosen)
+        if self._chosen.lane == "auto":
+            report(chosen)
+        return chosen.lane
 
     async def make_in_shards(self, credentials: object, storage: object, timeout: float | None) -> BatchReport:
         """Have runs of a deployment make all videos, and store the report.
@@ -171,9 +170,11 @@ class BatchOfRun:
 
         Args:
             stopped_by: Why nothing more was submitted.
-            is_changed: Whether any row was begun. If not, the pages of the run that has stored the videos stay.
+            is_changed: Whether any row was begun. If not, the pages of the earlier run stay, unless the collector has
+                stored videos since.
         """
         made = replace(self._tally.report(), stopped_by=stopped_by, run_id=runtime.id)
+        is_changed = is_changed or await stored_states(made, self._store) != made.states
         try:
             made = replace(made, uri=await store_report(made, self._store))
         except StorageError as error:
@@ -199,3 +200,9 @@ class BatchOfRun:
         progress = Progress.of(self._tally, in_flight, self._budget.limit_usd)
         self._artifact.progress = progress
         report(progress)
+
+
+async def chosen_lane(plan: Plan, options: BatchOptions) -> ChosenLane:
+    """Choose the lane of a batch by its number of rows and the rate that Prefect's global limit allows."""
+    rate = await submissions_a_second() if options.lane == "auto" else None
+    return choose_lane(options.lane, plan.count, options.in_flight, rate, only_realtime=plan.only_realtime)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from prefect_xai_video.batch.budget import Budget
+from prefect_xai_video.batch.lanes import ChosenLane
 from prefect_xai_video.batch.manifest import open_manifest
 from prefect_xai_video.batch.options import BatchOptions
 from prefect_xai_video.batch.outcomes import WITHOUT_VIDEO, estimated
@@ -17,6 +18,7 @@ from prefect_xai_video.batch.plan import Plan, make_plan
 from prefect_xai_video.batch.progress import Progress
 from prefect_xai_video.batch.report import BatchReport, Tally
 from prefect_xai_video.batches import agenerate_videos, asubmit_videos
+from prefect_xai_video.batches.runs import chosen_lane
 from prefect_xai_video.cli.batch_table import BatchTable
 from prefect_xai_video.cli.connections import at_xai_or_emulator, credentials_of, has_key
 from prefect_xai_video.cli.live import LiveLine
@@ -56,7 +58,9 @@ def batch(
     checked = _check(source, chosen, place)
     if dry_run:
         with checked.planned() as plan:
-            _print_estimate(asyncio.run(_estimate(plan, checked.store, options)), as_json=as_json)
+            report = asyncio.run(_estimate(plan, checked.store, options))
+            lane = asyncio.run(chosen_lane(plan, chosen)) if chosen.lane == "auto" else None
+        _print_estimate(report, lane, as_json=as_json)
         return
     _run(agenerate_videos, checked, options, credentials, as_json=as_json)
 
@@ -179,7 +183,9 @@ class WatchedBatch:
 
     def watch(self, news: News) -> None:
         """Show news of the run."""
-        if isinstance(news, Progress):
+        if isinstance(news, ChosenLane):
+            self.line.note(f"{news}.")
+        elif isinstance(news, Progress):
             self._progress = news
             self.line.update(news)
         elif isinstance(news, Receipt) and news.state == "submitted":
@@ -231,11 +237,13 @@ _PAID = ("open", *WITHOUT_VIDEO)
 """States of rows that were, or may have been, paid for and have no video."""
 
 
-def _print_estimate(report: BatchReport, *, as_json: bool) -> None:
+def _print_estimate(report: BatchReport, lane: ChosenLane | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report.facts(), indent=2))
         return
     others = "".join(f", {number:,} {state}" for state, number in report.states.items() if state in _PAID)
     print(f"Rows      {report.count:,}: {report.stored:,} stored{others}, {report.not_started:,} to be paid for")
+    if lane is not None:
+        print(f"Lane      {lane.lane}: {lane.why}")
     unpriced = f", and {report.unpriced:,} of unknown cost" if report.unpriced else ""
     print(f"Estimate  {dollars(report.due_usd)}{unpriced}. Nothing was sent.")

@@ -29,6 +29,8 @@ _ADVICE = (
     "continue: a video is never paid for twice."
 )
 
+_CANCELLED_THERE = "Its batches at xAI are cancelled, too, which ends what is not being rendered yet, at no cost."
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +38,10 @@ async def cancel_shards(flow: Flow[Any, Any], flow_run: FlowRun, state: State[An
     """Cancel the shards of a cancelled batch, and log how to continue. A hook of Prefect."""
     number = await cancel_shards_of(flow_run.id)
     shards = f" with {number} shards" if number else ""
-    flow_run_logger(flow_run, flow).warning("The batch was cancelled%s. %s", shards, _ADVICE)
+    given = flow_run.parameters
+    is_cancelled_there = given.get("cancel_at_xai") and given.get("lane") in {"batch", "auto"}
+    advice = f"{_CANCELLED_THERE} {_ADVICE}" if is_cancelled_there else _ADVICE
+    flow_run_logger(flow_run, flow).warning("The batch was cancelled%s. %s", shards, advice)
 
 
 def say_how_to_continue(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -10,10 +10,12 @@ from prefect_xai_video.errors import XaiVideoError
 
 if TYPE_CHECKING:
     # A run of one video needs nothing of batches.
+    from prefect_xai_video.batch.lanes import ChosenLane
     from prefect_xai_video.batch.progress import Progress
 
-News: TypeAlias = "Receipt | VideoStatus | XaiVideoError | Progress"
-"""A changed receipt, the response to a poll, an error after which the task is retried, or the progress of a batch."""
+News: TypeAlias = "Receipt | VideoStatus | XaiVideoError | Progress | ChosenLane"
+"""A changed receipt, the response to a poll, an error after which the task is retried, the progress or the lane of a
+batch."""
 
 watcher: ContextVar["Callable[[News], object] | None"] = ContextVar("watcher", default=None)
 """Callback for the news of all runs that are started in this context."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from uuid import UUID
 
 from prefect.artifacts import MarkdownArtifact, acreate_progress_artifact, aupdate_progress_artifact
 
@@ -38,24 +39,28 @@ class BatchArtifact:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._shown: UUID | None = None
         self.progress: Progress | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Show the progress while a block runs."""
+        """Show the progress while a block runs, and at its end."""
         showing = asyncio.create_task(self._show())
         try:
             yield
         finally:
             showing.cancel()
+        if self._shown is not None:
+            async with best_effort("progress"):
+                await aupdate_progress_artifact(self._shown, self._percent())
 
     async def _show(self) -> None:
         async with best_effort("progress", math.inf):
             await asyncio.sleep(FIRST_PROGRESS_SECONDS)
-            shown = await acreate_progress_artifact(self._percent(), description=f"Batch {self._name}")
+            self._shown = await acreate_progress_artifact(self._percent(), description=f"Batch {self._name}")
             while True:
                 await asyncio.sleep(BATCH_PROGRESS_SECONDS)
-                await aupdate_progress_artifact(shown, self._percent())
+                await aupdate_progress_artifact(self._shown, self._percent())
 
     def _percent(self) -> float:
         return self.progress.percent if self.progress else 0.0

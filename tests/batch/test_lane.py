@@ -13,6 +13,7 @@ from prefect_xai_video.api.options import build_request
 from prefect_xai_video.api.sources import ResolvedInput
 from prefect_xai_video.batch import lane
 from prefect_xai_video.batch.lane import MAX_TRIES
+from prefect_xai_video.batch.report import Tally
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.engine import inquiry
 from prefect_xai_video.engine.generation import Generation
@@ -226,6 +227,35 @@ async def test_a_cancelled_run_can_cancel_its_batch(tmp_path, cancels):
             assert (await generation.client.batches.get(batch_id)).is_cancelled == cancels
 
 
+async def test_the_run_after_a_batch_was_cancelled_makes_all_of_its_rows(tmp_path):
+    with Emulator(light=True, render_seconds=0.5, render_slots=2, api_key=API_KEY) as emulator:
+        async with opened(emulator, tmp_path) as generation:
+            run = asyncio.create_task(run_lane(generation, rows(9), cancels=True))
+            while len(await submitted(generation)) < 9:
+                await asyncio.sleep(0.05)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert "cancelled" in [entry["outcome"] for entry in emulator.ledger()["requests"]]
+            outcomes, later = await run_lane(generation, rows(9), run_id="later")
+            assert later.begun
+        assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": 9}
+        assert set(paid(emulator).values()) == {1}
+        assert max(ids(emulator).values()) == 1
+
+
+async def submitted(generation):
+    receipts = [await generation.store.read(row["key"]) for row in rows(9)]
+    return [held for held in receipts if held and held.receipt.state != "sending"]
+
+
+async def test_rows_that_an_earlier_run_left_open_count_as_begun(emulator, tmp_path):
+    async with opened(emulator, tmp_path) as generation:
+        await run_lane(generation, rows(2), timeout=None)
+        _, run = await run_lane(generation, rows(2), run_id="later")
+    assert run.begun == 2
+
+
 async def test_rows_of_the_other_lane_are_waited_for(emulator, tmp_path):
     async with opened(emulator, tmp_path) as generation:
         table = rows(3)
@@ -293,10 +323,23 @@ async def test_a_person_gives_up_rows_of_a_batch_that_is_gone_as_the_error_says(
     outcomes, _ = await run_lane(generation, rows(2), run_id="next")
     assert Counter(outcome.state for outcome in outcomes.values()) == {"open": 2}
     assert "run again with the same key and regenerate switched on" in outcomes["cats/000"].error
+    tally = Tally("cats", "cats", 2, Decimal(0))
+    for outcome in outcomes.values():
+        tally.add(outcome)
+    (kind,) = tally.report().failures
+    assert "regenerate switched on: that gives them up and pays for new attempts" in kind.next_step
     assert set(paid(emulator).values()) == {1}
     outcomes, _ = await run_lane(generation, rows(2), run_id="later", options={"regenerate": True})
     assert Counter(outcome.state for outcome in outcomes.values()) == {"stored": 2}
     assert set(paid(emulator).values()) == {2}
+
+
+async def test_a_batch_that_stays_unreadable_is_reported_once(expired, caplog):
+    _, generation = expired
+    batches = lane.WatchedBatches(generation.client)
+    batches.add("cats/000", (await generation.store.read("cats/000")).receipt)
+    assert [await batches.ready() for _ in range(3)] == [["cats/000"]] * 3
+    assert caplog.text.count("could not be read") == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"on_unknown": "resubmit"}])

@@ -46,6 +46,17 @@ def xai_video(tmp_path, env):
     return xai_video
 
 
+def test_the_lane_that_auto_chooses_is_shown_before_anything_is_paid(xai_video, products, submissions):
+    batch = ["batch", "products.csv", "--key", "p/{sku}", "--keep", "sku", "--lane", "auto"]
+    why = (
+        "at 0.67 videos a second, the lowest rate known, and 10 in flight, 3 rows would take about 1 min in realtime"
+    )
+    out, err, code = xai_video(*batch, "--dry-run")
+    assert (f"Lane      realtime: {why}" in out, err, code, submissions()) == (True, "", 0, 0)
+    _, err, code = xai_video(*batch)
+    assert (f"The lane is realtime: {why}" in err, code, submissions()) == (True, 0, 3)
+
+
 def test_a_batch_is_estimated_made_and_free_the_second_time(xai_video, products, tmp_path, submissions):
     batch = ["batch", "products.csv", "--key", "p/{sku}", "--keep", "sku"]
     out, err, code = xai_video(*batch, "--dry-run")
