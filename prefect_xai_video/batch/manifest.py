@@ -119,8 +119,7 @@ def _copy(name: str, target: BinaryIO, s3_credentials: Any, readable: Readable |
             raise
         # In a deployment, the reason would tell what is on the worker's disk.
         reason = getattr(error, "strerror", None) or str(error)
-        where = f"allowed: a file in {readable}. {readable.hint}".rstrip() if readable else reason
-        raise _unusable(name, where) from None
+        raise (_outside(name, readable) if readable else _unusable(name, reason)) from None
 
 
 def _download(name: str, target: BinaryIO, s3_credentials: Any, readable: Readable | None) -> None:
@@ -133,7 +132,7 @@ def _download(name: str, target: BinaryIO, s3_credentials: Any, readable: Readab
     if not bucket or not key or {".", ".."} & set(key.split("/")):
         raise _unusable(name, "it does not have the form s3://bucket/key")
     if readable is not None and not readable.has_object(bucket, key):
-        raise _unusable(name, f"allowed: a file in {readable}. {readable.hint}".rstrip())
+        raise _outside(name, readable)
     credentials = s3_credentials or credentials_of_environment()
     try:
         credentials.get_s3_client().download_fileobj(bucket, key, target)
@@ -143,6 +142,11 @@ def _download(name: str, target: BinaryIO, s3_credentials: Any, readable: Readab
 
 def _unusable(name: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"manifest: {name[:300]!r} can't be read: {why}. Nothing was sent.")
+
+
+def _outside(name: str, readable: Readable) -> InvalidRequest:
+    hint = readable.hint or "Nothing was sent."
+    return InvalidRequest(f"manifest: {name[:300]!r} can't be read; allowed: a file in {readable}. {hint}")
 
 
 def _of_list(rows: Sequence[Mapping[str, Any]]) -> Manifest:

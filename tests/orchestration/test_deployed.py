@@ -9,8 +9,10 @@ from prefect import flow, get_client, task
 from prefect.flow_engine import run_flow
 
 from prefect_xai_video import start_video
+from prefect_xai_video.batch.manifest import open_manifest
+from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.errors import InvalidRequest
-from prefect_xai_video.orchestration.deployed import readable_places
+from prefect_xai_video.orchestration.deployed import HINT, readable_places
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -77,6 +79,17 @@ async def test_what_may_be_read_is_limited_wherever_in_a_deployment(monkeypatch,
 async def test_who_calls_directly_may_read_all_that_the_user_may():
     assert await readable_places() is None
     assert set((await everywhere()).values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["/data/products.csv", "s3://hr/products.csv"])
+async def test_a_manifest_elsewhere_is_refused_in_one_sentence_each(name):
+    readable = Readable.of(["/videos"], HINT)
+    with pytest.raises(InvalidRequest) as caught, open_manifest(name, readable=readable):
+        pass
+    assert str(caught.value) == (
+        f"manifest: {name!r} can't be read; allowed: a file in /videos. To allow another location, add it to the "
+        f"setting PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS. Nothing was sent."
+    )
 
 
 async def test_a_flow_without_context_in_the_process_of_a_deployment_is_limited(monkeypatch):
