@@ -14,6 +14,7 @@ from prefect_xai_video.cli.places import existing_store
 from prefect_xai_video.credentials import XaiCredentials
 from prefect_xai_video.engine.left_at_xai import LeftFile, explain
 from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.engine.video_html import size_in_words
 from prefect_xai_video.errors import not_allowed, shown
 
 DEFAULT_PLACE = "videos"
@@ -112,7 +113,7 @@ def _facts(left: LeftFile) -> dict[str, object]:
 
 
 def _described(file: RemoteFile) -> str:
-    size = "size unknown" if file.size is None else f"{file.size / 1e6:.1f} MB"
+    size = "size unknown" if file.size is None else size_in_words(file.size)
     created = "" if file.created_at is None else f", stored {file.created_at:%Y-%m-%d %H:%M} UTC"
     ends = "no end" if file.expires_at is None else f"until {file.expires_at:%Y-%m-%d %H:%M} UTC"
     return f"{file.name} ({size}{created}, {ends}{', public' if file.public_url else ''})"

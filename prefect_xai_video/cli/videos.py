@@ -20,6 +20,7 @@ from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.engine.options import SavingOptions, TriggerOptions
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.engine.video_html import size_in_words
 from prefect_xai_video.engine.videos import LongVideo, Video
 from prefect_xai_video.flows import acollect_video, agenerate_video
 from prefect_xai_video.orchestration.prefect_api import check_prefect_server
@@ -110,7 +111,7 @@ def print_video(video: Video, store: VideoStore, key: str, *, was_paid: bool, as
     duration = "unknown" if video.duration is None else f"{video.duration} s"
     lines = {
         "Video": _path(video.uri),
-        "Duration": f"{duration} ({video.size / 1e6:.1f} MB)",
+        "Duration": f"{duration} ({size_in_words(video.size)})",
         "Picture": video.picture,
         "Cost": _cost(video, was_paid=was_paid, emulated=emulated),
         "Key": video.key,

@@ -34,7 +34,7 @@ def video_html(video: "Video") -> str:
         "Cost": video.price,
         "Picture": video.picture,
         "Model": video.model,
-        "Size": f"{video.size / 1e6:.1f} MB",
+        "Size": size_in_words(video.size),
         "Request id": video.request_id,
         "URI": video.uri,
     }
@@ -62,3 +62,8 @@ def _file(video: "Video") -> tuple[str, str]:
         return "", f"can't be read ({type(error).__name__})"
     source = html.escape(f"data:{video.content_type};base64,{content}")
     return f'<video controls loop playsinline style="{_PLAYER}" src="{source}"></video>', ""
+
+
+def size_in_words(size: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from prefect_xai_video.engine.segments import LongPlan
+from prefect_xai_video.engine.video_html import size_in_words
 from prefect_xai_video.engine.videos import LongVideo
 from prefect_xai_video.ui.markdown import code, cut, escaped, table
-from prefect_xai_video.ui.pages import Link, shown, size_in_words, video_description
+from prefect_xai_video.ui.pages import Link, shown, video_description
 
 MAX_PROMPT_CHARACTERS = 120
 """Longest prompt of a segment in the table, in characters; its own artifact has all of it."""

@@ -11,6 +11,7 @@ from prefect_xai_video import errors
 from prefect_xai_video.api.capabilities import MAX_PROMPT_CHARACTERS
 from prefect_xai_video.engine.next_steps import NEXT_STEP, NOT_FOUND_STEP
 from prefect_xai_video.engine.receipts import Receipt
+from prefect_xai_video.engine.video_html import size_in_words
 from prefect_xai_video.engine.videos import Video
 from prefect_xai_video.errors import XaiVideoError
 from prefect_xai_video.money import dollars
@@ -233,11 +234,6 @@ def _between(begin: datetime | None, end: datetime | None) -> str | None:
 
 def _moment(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def size_in_words(size: int) -> str:
-    """Write a number of bytes for people."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 class _Explanation(NamedTuple):

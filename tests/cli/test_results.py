@@ -71,7 +71,7 @@ def test_a_second_run_with_the_same_key_says_that_nothing_is_paid_now(xai_video,
     assert code == 0, noted
     assert first == (
         f"Video     {tmp_path}/videos/cat.mp4\n"
-        "Duration  1 s (0.0 MB)\n"
+        "Duration  1 s (0 kB)\n"
         "Cost      $0.05\n"
         "Key       cat\n"
         f"Receipt   {tmp_path}/videos/cat.json\n"
