@@ -200,21 +200,28 @@ async def asubmit_videos(
     """Submit the rows of a manifest and end, without waiting for the videos. `collect_videos` stores them later.
 
     Args:
-        manifest: As for `generate_videos`.
-        key: As for `generate_videos`.
-        keep: As for `generate_videos`.
+        manifest: CSV, JSONL or Parquet file, local or s3://. Its columns are options of a video (prompt, image_url,
+            recovery, ...; lists as JSON), which replace those below, and key.
+        key: Template for the keys, such as products/{sku}-{digest}: names of columns, {digest} of the request, {slug}
+            of the prompt. Default: the column key, or else {manifest}/{slug}-{digest}.
+        keep: Columns of your own, such as sku and title: xAI never gets them, and the rows of the report carry them.
+            Any other column that is not an option is refused.
         budget_usd: Most that this run may pay, in USD. Default: no limit.
         allow_failures: Whether the run counts as completed if some rows could not be submitted.
         storage: Bucket or directory for the videos, their receipts and the report. Default: a directory where the
             flow runs, namely xai-video in Prefect's home unless configured otherwise.
         credentials: Block with the xAI API key. Default: XAI_API_KEY where the flow runs.
         delivery: With "download", the collector downloads the videos. With "direct", xAI uploads them to the bucket.
-        recovery: As for `generate_videos`.
-        keep_at_xai: As for `generate_videos`.
-        public_url: As for `generate_videos`.
-        regenerate: As for `generate_videos`.
-        on_unknown: As for `generate_videos`.
-        lane: As for `generate_videos`. In the batch lane, one call submits up to 100 rows.
+        recovery: With "files", xAI also keeps each video in its Files API until it is stored. A video whose reply was
+            lost is found there, without paying again. Not with direct delivery.
+        keep_at_xai: Keep each video as a file in xAI's Files API, for ever or for so many seconds. Not with direct
+            delivery.
+        public_url: Give these files URLs that need no API key: everyone who has one can see the video.
+        regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
+        on_unknown: Applies to rows of which it is unknown whether xAI accepted an earlier submission. With
+            "resubmit", they are submitted again, which may pay twice. With "raise", they fail.
+        lane: With "batch", rows go through xAI's Batch API: outside its rate limits, but within 24 hours. With
+            "auto", the number of rows decides, and the log says why.
 
     Returns:
         The report, which is also stored. Rows that were submitted are `open`.

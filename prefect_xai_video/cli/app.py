@@ -233,15 +233,18 @@ def submit(  # noqa: D417 - as for batch
     """Submit the rows of a manifest without waiting for their videos; collect stores them later.
 
     Args:
-        manifest: As for batch.
-        key: As for batch.
-        keep: As for batch.
+        manifest: CSV, JSONL or Parquet file, local or s3://. Its columns are the options of generate, and key.
+        key: Template for the keys, with names of columns and {digest}, {slug} or {manifest}. Default: the column key,
+            or else {manifest}/{slug}-{digest}.
+        keep: Columns of your own, such as sku,title; may be given several times. They are not sent to xAI; the rows
+            of the report carry them.
         budget: Most that this run may pay, in USD.
         allow_failures: Exit with 0 even if some rows could not be submitted.
         storage: Storage for the videos, their receipts and the report: a directory, s3://bucket/folder, or a saved
             block as s3-bucket/NAME.
         credentials: Saved block with the API key, as xai-credentials/NAME, instead of XAI_API_KEY.
-        lane: As for batch.
+        lane: With batch, rows go through xAI's Batch API: outside its limits of requests a second, and within 24
+            hours. With auto, the number of rows decides.
         regenerate: Pay for new attempts of rows whose last attempt failed, was moderated or expired.
         on_unknown: With resubmit, rows of an unknown outcome are submitted again, which may pay twice.
         as_json: Print the report as JSON.
