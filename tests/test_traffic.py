@@ -15,6 +15,9 @@ from prefect_xai_video.orchestration import limits
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
+AS_TIME_PASSES = ("/logs/", "/renew")
+"""What is sent every few seconds, and so more often on a slow machine: log lines, and the renewal of a lease."""
+
 
 @pytest.fixture
 def requests(monkeypatch):
@@ -25,7 +28,8 @@ def requests(monkeypatch):
 
     def count(request, response):
         # SQLite answers 503 to what comes while others write; Prefect's client asks again.
-        if str(request.url).startswith(PREFECT_API_URL.value()) and response.status_code != 503:
+        is_api = str(request.url).startswith(PREFECT_API_URL.value())
+        if is_api and response.status_code != 503 and not request.url.path.endswith(AS_TIME_PASSES):
             seen.append(f"{response.status_code} {request.method} {request.url.path}")
         return response
 
@@ -66,5 +70,6 @@ async def test_one_video_takes_at_most_25_requests_and_20_log_lines(emulator, di
     requests.clear()
     await agenerate_video("A cat", duration=6, storage=directory, credentials=xai)
     await asyncio.sleep(3)  # Events and log lines are sent in the background.
-    assert len(requests) <= 25, "\n".join(requests)
+    # With one request for the log lines.
+    assert len(requests) + 1 <= 25, "\n".join(requests)
     assert len([record for record in caplog.records if record.name.startswith("prefect.")]) <= 20

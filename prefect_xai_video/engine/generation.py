@@ -204,7 +204,8 @@ class Generation:
             return await self.journal.create(
                 Receipt.adopt(key, request_id, flow_run_id, api=account.api, team=account.team)
             )
-        held = await self.journal.find_delivery(held)
+        if held.receipt.maybe_put:
+            held = await self.journal.find_delivery(held)
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
