@@ -24,7 +24,7 @@ NOT_RUN = {
     "README.md": 4,
     "docs/concepts/unknown-outcomes.md": 1,
     "docs/how-to/automations.md": 3,
-    "docs/how-to/batch-lane.md": 2,
+    "docs/how-to/batch-lane.md": 3,
     "docs/how-to/batches.md": 3,
     "docs/how-to/compose.md": 6,
     "docs/how-to/deployments.md": 7,

@@ -10,7 +10,6 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from types import MappingProxyType
@@ -20,8 +19,9 @@ from prefect_xai_video.api.batch_responses import XaiBatch
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import Budget, RowPermit
 from prefect_xai_video.batch.due import FindReceipt, with_receipts
+from prefect_xai_video.batch.lane_rows import LaneRow
 from prefect_xai_video.batch.outcomes import RowOutcome
-from prefect_xai_video.batch.plan import Plan, PlannedRow
+from prefect_xai_video.batch.plan import Plan
 from prefect_xai_video.batch.run import SAVING, Step, stops_all
 from prefect_xai_video.batch.watched import WatchedBatches
 from prefect_xai_video.engine.bulk import Added, BulkSubmission, Claimed
@@ -56,31 +56,6 @@ _TOO_LATE = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Row:
-    """A row that has not ended.
-
-    Attributes:
-        planned: The row.
-        permit: Its permission to be submitted.
-        request: What was submitted for it by this run, without the content of its inputs.
-        receipt: Its receipt, as far as it was read.
-        tries: Times that it was tried.
-        additions: Calls that were to add it.
-    """
-
-    planned: PlannedRow
-    permit: RowPermit
-    request: VideoRequest | None = None
-    receipt: Receipt | None = None
-    tries: int = 0
-    additions: int = 0
-
-    @property
-    def key(self) -> str:
-        return self.planned.key
 
 
 class LaneRun:
@@ -126,8 +101,8 @@ class LaneRun:
         self._on_step, self._timeout, self._cancels, self._paid_before = on_step, timeout, cancels, paid_before
         budget.paid_usd += sum(paid_before.values())
         self._found = with_receipts(plan, find)
-        self._again: list[_Row] = []
-        self._waiting: dict[str, _Row] = {}
+        self._again: list[LaneRow] = []
+        self._waiting: dict[str, LaneRow] = {}
         self._batches = WatchedBatches(generation.client)
         self._bulk: BulkSubmission | None = None
         self._own_batches: list[str] = []
@@ -152,7 +127,7 @@ class LaneRun:
 
     async def _submit(self) -> bool:
         """Submit rows until none is left, or no more fit; whether any is left."""
-        group: list[_Row] = []
+        group: list[LaneRow] = []
         while (row := await self._next()) is not None:
             if self.stopped_by is not None:
                 await self._end(row, RowOutcome.not_started(row.planned, _nothing_more(self.stopped_by)))
@@ -175,12 +150,12 @@ class LaneRun:
             await self._send(group)
         return row is not None
 
-    async def _next(self) -> _Row | None:
+    async def _next(self) -> LaneRow | None:
         """Read the next row that is to be submitted. Those that are open already wait, and stored ones end."""
         if self._again:
             return self._again.pop()
         async for planned, receipt in self._found:
-            row = _Row(planned, RowPermit(self._limits, self._budget, planned.key), receipt=receipt)
+            row = LaneRow(planned, RowPermit(self._limits, self._budget, planned.key), receipt=receipt)
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))
             elif receipt is not None and _is_open(receipt) and not self._is_given_up(receipt):
@@ -190,7 +165,7 @@ class LaneRun:
                 return row
         return None
 
-    async def _send(self, rows: list[_Row]) -> None:
+    async def _send(self, rows: list[LaneRow]) -> None:
         """Claim rows, and add them to a batch of xAI's."""
         while rows and self.stopped_by is None:
             try:
@@ -204,7 +179,7 @@ class LaneRun:
             for row in rows:
                 await self._end(row, RowOutcome.not_started(row.planned, _nothing_more(self.stopped_by)))
 
-    async def _send_first(self, bulk: BulkSubmission, rows: list[_Row]) -> list[_Row]:
+    async def _send_first(self, bulk: BulkSubmission, rows: list[LaneRow]) -> list[LaneRow]:
         """Claim and add the first rows, about as many as one call has room for; return the others.
 
         So the content of their inputs fits into memory, however many rows there are.
@@ -246,7 +221,7 @@ class LaneRun:
         self._own_batches.append(batch.batch_id)
         return BulkSubmission(client, self._generation.journal, batch.batch_id)
 
-    async def _claim(self, bulk: BulkSubmission, claimed: dict[str, Claimed], row: _Row) -> None:
+    async def _claim(self, bulk: BulkSubmission, claimed: dict[str, Claimed], row: LaneRow) -> None:
         self.begun += row.tries == 0
         row.tries += 1
         try:
@@ -263,7 +238,7 @@ class LaneRun:
         else:
             await self._end(row, self._outcome(row, won))
 
-    def _submission(self, request: VideoRequest, row: _Row, bulk: BulkSubmission) -> Submission:
+    def _submission(self, request: VideoRequest, row: LaneRow, bulk: BulkSubmission) -> Submission:
         return Submission(
             bulk.client,
             bulk.journal,
@@ -277,7 +252,7 @@ class LaneRun:
             xai_batch=bulk.batch_id,
         )
 
-    async def _added(self, row: _Row, added: Added) -> None:
+    async def _added(self, row: LaneRow, added: Added) -> None:
         """Note what became of a row that was to be added."""
         row.additions += 1
         if added.error is None:
@@ -288,7 +263,7 @@ class LaneRun:
         else:
             await self._fail(row, added.error)
 
-    def _wait_for(self, row: _Row, receipt: Receipt) -> None:
+    def _wait_for(self, row: LaneRow, receipt: Receipt) -> None:
         row.receipt, row.tries = receipt, 0
         self._waiting[row.key] = row
         self._batches.add(row.key, receipt)
@@ -309,7 +284,7 @@ class LaneRun:
             pause = FIRST_PAUSE if len(self._waiting) < before else min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
             await asyncio.sleep(min(pause, left))
 
-    async def _collect_row(self, row: _Row) -> None:
+    async def _collect_row(self, row: LaneRow) -> None:
         """Take a row one step further: store its video if it is done."""
         try:
             receipt = await self._generation.collect(row.key, stills=row.planned.saving.get("stills", False))
@@ -341,12 +316,12 @@ class LaneRun:
         """Whether a person pays for a new attempt, as xAI did not know the open request at the last poll."""
         return receipt.is_not_found and self._options.get("regenerate", False)
 
-    def _may_resubmit(self, row: _Row, error: Exception) -> bool:
+    def _may_resubmit(self, row: LaneRow, error: Exception) -> bool:
         """Whether a row of an earlier run, of which there is no telling any more, is to be submitted again."""
         is_allowed = self._options.get("on_unknown") == "resubmit" and self.stopped_by is None
         return is_allowed and row.request is None and isinstance(error, SubmissionUnknown)
 
-    async def _retry(self, row: _Row) -> None:
+    async def _retry(self, row: LaneRow) -> None:
         await self._budget.settle(row.key, Decimal(0))
         self._forget(row)
         self._again.append(row)
@@ -362,7 +337,7 @@ class LaneRun:
             request_id = row.receipt.request_id if row.receipt else None
             await self._fail(row, VideoTimeout(_TOO_LATE.format(self._timeout), key=row.key, request_id=request_id))
 
-    async def _fail(self, row: _Row, error: Exception, *, is_open: bool = False) -> None:
+    async def _fail(self, row: LaneRow, error: Exception, *, is_open: bool = False) -> None:
         if stops_all(error):
             self.stopped_by = self.stopped_by or error
         elif not isinstance(error, XaiVideoError):
@@ -372,19 +347,19 @@ class LaneRun:
         state = "open" if is_open and outcome.state == "refused" else outcome.state
         await self._end(row, outcome.model_copy(update={"state": state}))
 
-    async def _end(self, row: _Row, outcome: RowOutcome) -> None:
+    async def _end(self, row: LaneRow, outcome: RowOutcome) -> None:
         await self._budget.settle(row.key, outcome.settled_usd if row.permit.is_spent else Decimal(0))
         self._forget(row)
         self._on_step(Step(outcome, len(self._waiting)))
 
-    def _forget(self, row: _Row) -> None:
+    def _forget(self, row: LaneRow) -> None:
         self._waiting.pop(row.key, None)
         self._batches.remove(row.key)
 
-    def _outcome(self, row: _Row, receipt: Receipt) -> RowOutcome:
+    def _outcome(self, row: LaneRow, receipt: Receipt) -> RowOutcome:
         return RowOutcome.of_receipt(row.planned, receipt, is_new=self._is_new(row))
 
-    def _is_new(self, row: _Row) -> bool:
+    def _is_new(self, row: LaneRow) -> bool:
         return row.permit.is_spent or row.key in self._paid_before
 
     async def _cancel_batches(self) -> None:
@@ -407,10 +382,10 @@ def _nothing_more(error: XaiVideoError) -> str:
     return f"Nothing more was submitted: {error.message}"
 
 
-async def _side_by_side(work: Callable[[_Row], Awaitable[None]], rows: Iterable[_Row]) -> None:
+async def _side_by_side(work: Callable[[LaneRow], Awaitable[None]], rows: Iterable[LaneRow]) -> None:
     slots = asyncio.Semaphore(SAVING)
 
-    async def work_on(row: _Row) -> None:
+    async def work_on(row: LaneRow) -> None:
         async with slots:
             await work(row)
 

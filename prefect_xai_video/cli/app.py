@@ -1,7 +1,4 @@
-"""The command line of `xai-video`: commands, options, help, and exit codes.
-
-Each command is implemented in its own module, which is imported when it runs, so the help does not wait for Prefect.
-"""
+"""The command line of `xai-video`; the module of a command is imported when it runs, so help waits for no Prefect."""
 # ruff: noqa: PLC0415
 
 import sys
