@@ -204,8 +204,7 @@ class Generation:
             return await self.journal.create(
                 Receipt.adopt(key, request_id, flow_run_id, api=account.api, team=account.team)
             )
-        if held.receipt.maybe_put:
-            held = await self.journal.find_delivery(held)
+        held = await self.journal.find_put(held)
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held

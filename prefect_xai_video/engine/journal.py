@@ -148,20 +148,28 @@ class Journal:
     async def find_delivery(self, held: Held) -> Held:
         """Look in the store for the video of a key that has none, and record it if it is there.
 
-        xAI may have delivered that of a submission of unknown outcome, or a run may have put it there and ended
-        before it could say so.
+        A run may have put it there, or xAI may have delivered that of a submission of unknown outcome.
 
         Raises:
             WriteConflict: If the receipt has been replaced since it was read.
         """
-        receipt = held.receipt
-        if receipt.has_no_video:
-            for attempt in receipt.maybe_put:
-                if attempt.file is not None and await self.store.holds_video(receipt.key, attempt.file):
-                    return await self.replace(held, receipt.delivered(attempt.claim))
-            for attempt in receipt.undelivered:
-                if attempt.direct and await self.store.is_delivered(receipt.key, attempt.claim):
-                    return await self.replace(held, receipt.delivered(attempt.claim))
+        held = await self.find_put(held)
+        undelivered = held.receipt.undelivered if held.receipt.has_no_video else ()
+        for attempt in undelivered:
+            if attempt.direct and await self.store.is_delivered(held.receipt.key, attempt.claim):
+                return await self.replace(held, held.receipt.delivered(attempt.claim))
+        return held
+
+    async def find_put(self, held: Held) -> Held:
+        """Look for a video that a run put into the store and ended before it could say so, and record it.
+
+        Raises:
+            WriteConflict: If the receipt has been replaced since it was read.
+        """
+        maybe_put = held.receipt.maybe_put if held.receipt.has_no_video else ()
+        for attempt in maybe_put:
+            if attempt.file is not None and await self.store.holds_video(held.receipt.key, attempt.file):
+                return await self.replace(held, held.receipt.delivered(attempt.claim))
         return held
 
     def _report(self, receipt: Receipt) -> None:

@@ -167,7 +167,7 @@ class Posting:
             return posting.result()
         if has_arrived:
             raise _unrecorded(accepted.result(), f"The store did not respond within {RECORD_SECONDS} s.")
-        return await self._record_unknown(unknown_outcome(f"no response within {POST_SECONDS} s"))
+        return await record_unknown(self.journal, self.held, unknown_outcome(f"no response within {POST_SECONDS} s"))
 
     def _start(self) -> "asyncio.Future[Receipt]":
         context = copy_context()
@@ -185,13 +185,15 @@ class Posting:
         try:
             accepted = await self._send()
         except SubmissionUnknown as error:
-            return await self._record_unknown(error)
+            return await record_unknown(self.journal, self.held, error)
         except XaiVideoError as error:
             await record_refusal(self.journal, self.held, error)
             await self.permit.refund(self.request)
             raise
         except Exception as error:
-            return await self._record_unknown(unknown_outcome(f"unexpected {type(error).__name__}"))
+            return await record_unknown(
+                self.journal, self.held, unknown_outcome(f"unexpected {type(error).__name__}")
+            )
         self._report(accepted)
         return await self._record_accepted(accepted)
 
@@ -237,9 +239,6 @@ class Posting:
             logger.critical("xAI accepted request %s, but its receipt could not be written", request_id)
             message = error.message if isinstance(error, XaiVideoError) else f"The receipt can't be written: {error}."
             raise _unrecorded(accepted, message) from error
-
-    async def _record_unknown(self, error: SubmissionUnknown) -> Receipt:
-        return await record_unknown(self.journal, self.held, error)
 
 
 class _InlineExecutor(ThreadPoolExecutor):
