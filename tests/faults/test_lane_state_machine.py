@@ -354,6 +354,11 @@ def last(world, number=0):
     return world.receipts[world.keys[number]]
 
 
+def earlier(world):
+    """The attempt before the last one."""
+    return last(world).attempts[-2]
+
+
 def states(run):
     """What became of the rows of a run."""
     return [outcome.state for outcome in run.result.values()]
@@ -398,9 +403,10 @@ def test_a_call_that_takes_effect_just_before_its_batch_is_cancelled_is_found(wo
     again = reaches(world, world.runs(ONE_ROW), "cancel")
     world.calls_take_effect()
     world.finish(again)
-    # It was not rendered, and nothing was paid.
-    assert states(again) == ["refused"]
-    assert last(world).request_id is not None
+    # It was not rendered, and nothing was paid: the same run sends it again, under another id.
+    assert states(again) == ["stored"]
+    assert earlier(world).request_id == earlier(world).claim
+    assert len(world.ids) == 2
 
 
 def test_listings_that_lag_prove_nothing(world):
@@ -408,8 +414,8 @@ def test_listings_that_lag_prove_nothing(world):
     again = reaches(world, world.runs(ONE_ROW), "settle", requests="lagging", state="uncounted", results="lagging")
     assert last(world).state == "unknown"
     world.finish(again)
-    # The batch seemed to be over, and was cancelled before the row was rendered.
-    assert (states(again), last(world).request_id) == (["refused"], last(world).attempt.claim)
+    # The batch seemed to be over, and was cancelled before the row was rendered: it is sent again, under another id.
+    assert (states(again), earlier(world).request_id) == (["stored"], earlier(world).claim)
 
 
 def test_a_run_that_was_suspended_adds_nothing_to_a_batch_that_was_given_up(world):
