@@ -7,7 +7,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter
 
-from prefect_xai_video import agenerate_video, agenerate_videos, asubmit_videos
+from prefect_xai_video import XaiCredentials, agenerate_video, agenerate_videos, asubmit_videos
 from prefect_xai_video.batch.lanes import choose_lane
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.errors import BatchFailed, InvalidManifest, InvalidRequest
@@ -73,6 +73,18 @@ async def test_the_other_lane_submits_what_was_never_added(storage, xai, emulato
     assert (made.stored, made.new) == (3, 3)
     assert set(paid(emulator).values()) == {1}
     assert ids(emulator) == {None: 3}
+
+
+async def test_the_other_lane_submits_what_was_cancelled_before_it_was_rendered(directory):
+    with Emulator(light=True, render_seconds=0.5, render_slots=1, api_key=API_KEY) as emulator:
+        emulator.choose_fault("batch-cancelled-by-xai")
+        xai = XaiCredentials(api_key=API_KEY, base_url=emulator.base_url)
+        report = await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)
+        assert report.open == 3
+        made = await agenerate_videos(rows(3), storage=directory, credentials=xai)
+        assert made.stored == 3
+        assert (len(paid(emulator)), set(paid(emulator).values())) == (3, {1})
+        assert ids(emulator)[None] == made.new > 0
 
 
 async def test_the_collector_settles_what_was_never_added(directory, xai, emulator):

@@ -61,19 +61,17 @@ async def _make(
     try:
         await generation.wait(started.key, timeout=timeout)
     except StorageError:
-        if not await _is_missing_in_batch(generation, started.key):
+        if not await _is_refused_in_batch(generation, started.key):
             raise
         await start_under_key(generation, request, options)
         await generation.wait(started.key, timeout=timeout)
     return await generation.save_receipt(started.key, stills=stills)
 
 
-async def _is_missing_in_batch(generation: Generation, key: str) -> bool:
-    """Whether a run of the batch lane was to add a request to a batch that does not have it, and never will."""
+async def _is_refused_in_batch(generation: Generation, key: str) -> bool:
+    """Whether a batch of xAI's never got the request of an earlier run, or was cancelled before it was rendered."""
     held = await generation.store.read(key)
-    if held is None or held.receipt.xai_batch is None:
-        return False
-    return held.receipt.state == "refused" and held.receipt.request_id is None
+    return held is not None and held.receipt.xai_batch is not None and held.receipt.state == "refused"
 
 
 _row_engine: ContextVar[_RowEngine | None] = ContextVar("row_engine", default=None)

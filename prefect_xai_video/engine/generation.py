@@ -344,7 +344,11 @@ def _usable(receipt: Receipt) -> Receipt:
                 "Another run is submitting the request for this key. Try again in two minutes.", maybe_paid=True
             )
         case "refused":
-            raise StorageError("The request of this key was refused and has no video: start the video first.")
+            reason = f" {receipt.failure.message}" if receipt.failure else ""
+            raise StorageError(
+                f"The request of this key was refused and has no video: start the video first.{reason}",
+                request_id=receipt.request_id,
+            )
         case _:
             raise receipt.error()
 
