@@ -31,6 +31,7 @@ from prefect_xai_video import XaiCredentials
 from prefect_xai_video.emulator import Emulator
 
 from .support.api_key import API_KEY
+from .support.forked_processes import Forking
 from .support.ports import free_port
 from .support.server import WITHOUT_TASK_RUNS, migrate, running_server, used_by_this_process, wait_for
 
@@ -101,6 +102,14 @@ def prefect_server(tmp_path_factory, database):
     no_heartbeats = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with running_server(home, database, **WITHOUT_TASK_RUNS) as url, used_by_this_process(url), no_heartbeats:
         yield
+
+
+@pytest.fixture(scope="session")
+def forking(tmp_path_factory):
+    """Has modules run in processes of their own."""
+    processes = Forking(tmp_path_factory.mktemp("forking"))
+    yield processes
+    processes.stop()
 
 
 @pytest.fixture(scope="session")

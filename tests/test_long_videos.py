@@ -21,8 +21,8 @@ from prefect_xai_video.errors import AuthenticationFailed, InvalidRequest, KeyCo
 from prefect_xai_video.orchestration.storage import open_store
 from prefect_xai_video.ui.long_pages import long_video_markdown
 
-from .faults.processes import Forking
 from .support.api_key import API_KEY
+from .support.forked_processes import Forking
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 STORY = ["A ship leaves", "It meets a storm", "It comes home"]

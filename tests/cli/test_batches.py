@@ -33,11 +33,11 @@ def products(tmp_path):
 
 
 @pytest.fixture
-def xai_video(tmp_path, env):
+def xai_video(tmp_path, env, forking):
     """Runs the command in a process of its own, in an empty directory; gives what it prints, and its end."""
 
     def xai_video(*arguments: object) -> tuple[str, str, int]:
-        command = [sys.executable, *COMMAND, *map(str, arguments)]
+        command = [*forking.command("prefect_xai_video"), *map(str, arguments)]
         ended = subprocess.run(
             command, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, check=False
         )

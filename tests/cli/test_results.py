@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import av
 import pytest
@@ -28,11 +27,11 @@ def server(prefect_server) -> dict[str, str]:
 
 
 @pytest.fixture
-def xai_video(tmp_path):
+def xai_video(tmp_path, forking):
     """Runs the command in a process of its own, in an empty directory; gives what it prints, and its end."""
 
     def xai_video(*arguments: str, **env: str) -> tuple[str, str, int]:
-        command = [sys.executable, *COMMAND, *arguments]
+        command = [*forking.command("prefect_xai_video"), *arguments]
         ended = subprocess.run(
             command, cwd=tmp_path, env=os.environ | env, capture_output=True, text=True, check=False
         )

@@ -162,12 +162,12 @@ def emulator(emulator_of_module):
 
 
 @pytest.fixture(scope="module")
-def env(home, api, emulator, aws_env):
+def env(home, api, emulator, aws_env, forking):
     """What everybody on this server has in the environment; only the set-up has the API key."""
     env = server_environment(home / "home", api) | aws_env
     env |= {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(forking.commands()), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "XAI_BASE_URL": emulator.base_url,
         "PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW": "true",
     }
@@ -177,11 +177,11 @@ def env(home, api, emulator, aws_env):
 
 
 @pytest.fixture(scope="module")
-def set_up(env):
+def set_up(env, forking):
     """Runs the documented command, and gives what it says."""
 
     def run(*options: str, **more: str) -> list[str]:
-        command = [sys.executable, "-m", "prefect_xai_video", "setup", *options]
+        command = [*forking.command("prefect_xai_video"), "setup", *options]
         result = subprocess.run(command, env=env | more, cwd="/", capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout.splitlines()
@@ -390,8 +390,8 @@ def test_forms_show_the_blocks(first):
     assert all(value["$ref"].keys() == {"block_document_id"} for value in parameters.values())
 
 
-def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it_does(worker, env, s3):
-    command = [sys.executable, "-m", "prefect", "deployment", "run", GENERATE, "--watch"]
+def test_run_from_the_command_line_stores_a_video_in_the_bucket_and_says_what_it_does(worker, env, s3, forking):
+    command = [*forking.command("prefect"), "deployment", "run", GENERATE, "--watch"]
     prompt = "prompt=A cat by command [fault:start-429-retry-after]"
     parameters = ["-p", prompt, "-p", "duration=1", "-p", "key=by/command"]
     result = subprocess.run([*command, *parameters], env=env, capture_output=True, text=True, check=False)

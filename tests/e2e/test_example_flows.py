@@ -46,11 +46,14 @@ pytestmark = pytest.mark.slow
 
 TWO_CATS = {"prompt": "A cat", "edit_prompt": "Make it black", "name": "cat", "duration": 1}
 SERVE = """
+import sys
 from prefect import serve
 from animate_image import ON_ARRIVAL, animate_image
 from draft_and_final import draft_and_final
 from publish_when_ready import publish_when_ready
 
+# The interpreter of the runs.
+sys.executable = sys.argv[1]
 serve(
     animate_image.to_deployment("test", triggers=[ON_ARRIVAL]),
     draft_and_final.to_deployment("test"),
@@ -86,7 +89,7 @@ def emulator(emulator_of_module):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def runner_process(home, server, emulator, aws_env):
+def runner_process(home, server, emulator, aws_env, forking):
     """Executes the deployments, in an environment as people have it. It gets ready while other tests run."""
     env = server_environment(home, server) | aws_env
     env |= {
@@ -98,7 +101,8 @@ def runner_process(home, server, emulator, aws_env):
         "PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS": "s3://videos/incoming",
     }
     with (home / "runner.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=FLOWS, env=env, stdout=log, stderr=log)
+        command = [sys.executable, "-c", SERVE, forking.commands() / "python"]
+        process = subprocess.Popen(command, cwd=FLOWS, env=env, stdout=log, stderr=log)
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 from prefect import get_client
@@ -20,11 +19,16 @@ pytestmark = pytest.mark.slow
 GENERATE, COLLECT = "generate-video/make-a-video", "collect-video/collect-a-video"
 
 
-def run(*options: str, env: dict[str, str]) -> tuple[list[str], str, int]:
-    """Run the command; gives the lines that it prints, what it complains of, and its exit code."""
-    command = [sys.executable, "-m", "prefect_xai_video", "setup", *options]
-    result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
-    return result.stdout.splitlines(), result.stderr, result.returncode
+@pytest.fixture(scope="module")
+def run(forking):
+    """Runs the command; gives the lines that it prints, what it complains of, and its exit code."""
+
+    def run(*options: str, env: dict[str, str]) -> tuple[list[str], str, int]:
+        command = [*forking.command("prefect_xai_video"), "setup", *options]
+        result = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, check=False)
+        return result.stdout.splitlines(), result.stderr, result.returncode
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def run(*options: str, env: dict[str, str]) -> tuple[list[str], str, int]:
     ],
     ids=["unset", "down"],
 )
-def test_without_a_server_it_ends_with_one_sentence(url, sentence):
+def test_without_a_server_it_ends_with_one_sentence(run, url, sentence):
     said, complaint, code = run(env=os.environ | {"PREFECT_API_URL": url, "XAI_API_KEY": API_KEY})
     assert (said, complaint.count("\n"), code) == ([], 1, 1)
     assert complaint.startswith(sentence)
@@ -55,7 +59,7 @@ def emulator(emulator_of_module):
 
 
 @pytest.fixture(scope="module")
-def set_up(server, emulator):
+def set_up(run, server, emulator):
     """Runs the command on that server."""
     env = server_environment(*server) | emulator.environment()
     return lambda *options, **more: run(*options, env=env | more)

@@ -6,6 +6,7 @@ All runs are started at once, each is killed at its point, and then all go on at
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -27,7 +28,7 @@ from prefect_xai_video.engine.stores.bucket import S3Store
 from prefect_xai_video.orchestration.derived_keys import run_tail
 
 from ..support.api_key import API_KEY
-from .processes import Forking
+from ..support.forked_processes import Forking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -204,10 +205,11 @@ class Killing:
         return self.processes.start(name, "-m", "prefect", "worker", "start", "--pool", BLOCK, *options)
 
     def job_variables(self, crash: Crash) -> dict:
-        return {"env": self.own_env(crash), "command": self.processes.command("prefect.engine")}
+        return {"env": self.own_env(crash), "command": shlex.join(self.processes.command("prefect.engine"))}
 
     def own_env(self, crash: Crash) -> dict[str, str]:
         return {
+            "FORKED_IMPORTS_FIRST": "tests.faults.pausing",
             "PAUSE_AT": crash.point,
             "PAUSE_MARKER": str(self.root / f"{crash}.pid"),
             "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(self.root / str(crash)),

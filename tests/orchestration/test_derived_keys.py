@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 
 import pytest
 from prefect import flow, task
@@ -247,7 +246,7 @@ def broken(tmp_path, xai, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", STEPS)
-async def test_a_retry_in_a_new_process_hands_no_video_to_two_calls(kind, broken, submissions):
+async def test_a_retry_in_a_new_process_hands_no_video_to_two_calls(kind, broken, submissions, forking):
     state = await publish(kind, return_state=True)
     assert state.is_failed()
     broken.unlink()
@@ -260,7 +259,7 @@ async def test_a_retry_in_a_new_process_hands_no_video_to_two_calls(kind, broken
         "PREFECT__FLOW_RUN_ID": str(run),
         "PREFECT__FLOW_ENTRYPOINT": f"{persisted_flows.__file__}:publish",
     }
-    command = [sys.executable, "-m", "prefect.engine"]
+    command = forking.command("prefect.engine")
     result = await asyncio.to_thread(subprocess.run, command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     keys = broken.with_name("keys").read_text().split()

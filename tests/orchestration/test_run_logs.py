@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 from prefect import flow, task
@@ -85,7 +84,7 @@ async def test_a_retry_is_announced_without_traceback(logged):
     assert "Traceback" not in await logged()
 
 
-def test_a_deployed_run_that_fails_prints_its_sentence_and_no_traceback(prefect_server, directory, xai):
+def test_a_deployed_run_that_fails_prints_its_sentence_and_no_traceback(prefect_server, directory, xai, forking):
     with get_client(sync_client=True) as prefect:
         flow_id = prefect.create_flow(agenerate_video)
         deployment = prefect.create_deployment(
@@ -98,7 +97,7 @@ def test_a_deployed_run_that_fails_prints_its_sentence_and_no_traceback(prefect_
             "XAI_BASE_URL": xai.base_url,
             "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(directory.basepath),
         }
-        command = [sys.executable, "-m", "prefect.engine", str(run.id)]
+        command = [*forking.command("prefect.engine"), str(run.id)]
         process = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
         lines = prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
         state = prefect.read_flow_run(run.id).state

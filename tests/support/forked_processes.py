@@ -1,12 +1,13 @@
 """Processes that are forked from one that has Prefect and the package imported; see `forking.py`."""
 
-import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 HERE = Path(__file__).parent
 
@@ -28,10 +29,13 @@ class Forking:
         }
         self._root = root
         self._processes: list[subprocess.Popen] = []
-        self._running: list[socket.socket] = []
-        with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:
-            self._address = listening.getsockname()
-            self.start("forking", "-m", "tests.faults.forking", stdin=listening)
+        self._running: list[subprocess.Popen] = []
+        address = f"prefect-xai-video-{uuid4().hex}"
+        self._forked = [sys.executable, "-S", str(HERE / "forked.py"), address]
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("\0" + address)
+            listening.listen(100)
+            self.start("forking", "-m", "tests.support.forking", stdin=listening)
 
     def start(self, name: str, *command: str, **options: object) -> subprocess.Popen:
         """Start another process with the same variables."""
@@ -41,19 +45,35 @@ class Forking:
         self._processes.append(process)
         return process
 
-    def command(self, module: str) -> str:
+    def command(self, module: str) -> list[str]:
         """A command that runs a module, forked as the jobs are, with the environment that it is given."""
-        return f"{sys.executable} -S {HERE / 'forked.py'} {self._address[1]} {module}"
+        return [*self._forked, module]
+
+    def commands(self) -> Path:
+        """A directory with commands that run in this way; `python` does so for modules only."""
+        directory = self._root / "bin"
+        directory.mkdir(exist_ok=True)
+        forked = shlex.join(self._forked)
+        scripts = {
+            "python": f'[ "$1" = -m ] || exec {shlex.quote(sys.executable)} "$@"\nshift\nexec {forked} "$@"',
+            "prefect": f'exec {forked} prefect "$@"',
+            "xai-video": f'exec {forked} prefect_xai_video "$@"',
+        }
+        for name, script in scripts.items():
+            (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+            (directory / name).chmod(0o755)
+        return directory
 
     def begin(self, jobs: list[dict]) -> None:
+        """Start a process for each job: `{module, argv, env, log}`."""
         for job in jobs:
-            connection = socket.create_connection(self._address)
-            connection.sendall(json.dumps(job).encode() + b"\n")
-            self._running.append(connection)
+            with Path(job["log"]).open("ab") as log:
+                options = {"env": self.env | job["env"], "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+                self._running.append(subprocess.Popen([*self.command(job["module"]), *job["argv"]], **options))
 
     def end(self) -> list[int]:
         """Wait for the exit codes of the jobs."""
-        codes = [int(connection.makefile().read()) for connection in self._running]
+        codes = [process.wait() for process in self._running]
         self._running.clear()
         return codes
 
