@@ -10,8 +10,7 @@ test *options:
     .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder {{ options }}
 
 # Run all tests, and measure which lines of the package they reach: the state machines take twice as long.
-coverage:
-    .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+coverage: (test "--cov --cov-report=term")
 
 # Check style, types and spelling.
 lint:
@@ -26,9 +25,12 @@ docs:
     .venv/bin/mkdocs build --quiet --strict
     .venv/bin/python -m http.server 8000 --bind 127.0.0.1 --directory build/site
 
-# Run every benchmark at a small size; benchmarks/README.md has the commands of the full ones.
+# Run every benchmark at a small size, four at a time: that shows whether they run. benchmarks/README.md has the full ones.
 bench:
-    for benchmark in $(grep -l '^if __name__' benchmarks/*.py); do .venv/bin/python $benchmark --small || exit 1; done
+    #!/usr/bin/env bash
+    set -euo pipefail
+    run_small='said=$(.venv/bin/python "$0" --small 2>&1) && end=0 || end=$?; printf -- "-- %s\n%s\n" "$0" "$said"; exit $end'
+    grep -l '^if __name__' benchmarks/*.py | xargs -P 4 -I{} bash -c "$run_small" {}
 
 # Make a video with the emulator, at no cost.
 demo prompt="A cat playing with a ball":

@@ -99,7 +99,7 @@ def test_the_tests_of_a_page_pass(blocks, reader):
 @pytest.mark.parametrize("blocks", running("bash"))
 def test_the_commands_of_a_page_run(blocks, reader, monkeypatch, forking):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    monkeypatch.setenv("PATH", str(forking.commands()), prepend=":")
+    monkeypatch.setenv("PATH", str(forking.commands), prepend=":")
     run_bash(blocks, reader, PREFECT_API_URL=PREFECT_API_URL.value())
 
 

@@ -167,7 +167,7 @@ def env(home, api, emulator, aws_env, forking):
     env = server_environment(home / "home", api) | aws_env
     env |= {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
-        "PATH": os.pathsep.join([str(forking.commands()), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(forking.commands), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "XAI_BASE_URL": emulator.base_url,
         "PREFECT_INTEGRATIONS_XAI_VIDEO_PREVIEW": "true",
     }

@@ -101,7 +101,7 @@ def runner_process(home, server, emulator, aws_env, forking):
         "PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS": "s3://videos/incoming",
     }
     with (home / "runner.log").open("wb") as log:
-        command = [sys.executable, "-c", SERVE, forking.commands() / "python"]
+        command = [sys.executable, "-c", SERVE, forking.commands / "python"]
         process = subprocess.Popen(command, cwd=FLOWS, env=env, stdout=log, stderr=log)
     try:
         yield

@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 
+FORWARDED = (signal.SIGINT, signal.SIGTERM)
+
 address, module, *argv = sys.argv[1:]
 job = {"module": module, "argv": argv, "env": dict(os.environ), "cwd": os.getcwd()}  # noqa: PTH109
 with socket.socket(socket.AF_UNIX) as connection:
@@ -18,10 +20,11 @@ with socket.socket(socket.AF_UNIX) as connection:
     connection.sendall(json.dumps(job).encode() + b"\n")
     replies = connection.makefile()
     process = int(replies.readline())
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in FORWARDED:
         signal.signal(number, lambda number, _: os.kill(process, number))
     code = int(replies.readline())
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,10 +50,11 @@ class Forking:
         """A command that runs a module, forked as the jobs are, with the environment that it is given."""
         return [*self._forked, module]
 
+    @cached_property
     def commands(self) -> Path:
         """A directory with commands that run in this way; `python` does so for modules only."""
         directory = self._root / "bin"
-        directory.mkdir(exist_ok=True)
+        directory.mkdir()
         forked = shlex.join(self._forked)
         scripts = {
             "python": f'[ "$1" = -m ] || exec {shlex.quote(sys.executable)} "$@"\nshift\nexec {forked} "$@"',

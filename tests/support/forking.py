@@ -56,8 +56,6 @@ def fork(files, job) -> int:
     try:
         for number, file in enumerate(files):
             os.dup2(file, number)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         run(**job)
         code = 0
     except SystemExit as end:
