@@ -75,16 +75,23 @@ async def test_the_other_lane_submits_what_was_never_added(storage, xai, emulato
     assert ids(emulator) == {None: 3}
 
 
-async def test_the_other_lane_submits_what_was_cancelled_before_it_was_rendered(directory):
+async def _make_one_by_one(table, **options):
+    return [await agenerate_video(**row, **options) for row in table]
+
+
+@pytest.mark.parametrize("make", [agenerate_videos, asubmit_videos, _make_one_by_one])
+async def test_what_was_cancelled_before_it_was_rendered_is_submitted_by_whoever_wants_it(directory, make):
     with Emulator(light=True, render_seconds=0.5, render_slots=1, api_key=API_KEY) as emulator:
         emulator.choose_fault("batch-cancelled-by-xai")
         xai = XaiCredentials(api_key=API_KEY, base_url=emulator.base_url)
         report = await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)
         assert report.open == 3
-        made = await agenerate_videos(rows(3), storage=directory, credentials=xai)
-        assert made.stored == 3
+        await make(rows(3), storage=directory, credentials=xai)
+        assert ids(emulator)[None] > 0
+        assert set(paid(emulator).values()) == {1}
+        report = await agenerate_videos(rows(3), storage=directory, credentials=xai)
+        assert (report.stored, report.new) == (3, 0)
         assert (len(paid(emulator)), set(paid(emulator).values())) == (3, {1})
-        assert ids(emulator)[None] == made.new > 0
 
 
 async def test_the_collector_settles_what_was_never_added(directory, xai, emulator):

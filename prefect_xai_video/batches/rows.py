@@ -69,7 +69,7 @@ async def _make(
 
 
 async def _is_refused_in_batch(generation: Generation, key: str) -> bool:
-    """Whether a batch of xAI's never got the request of an earlier run, or was cancelled before it was rendered."""
+    """Whether it came out during the wait that a batch of xAI's never got, or has cancelled, an earlier request."""
     held = await generation.store.read(key)
     return held is not None and held.receipt.xai_batch is not None and held.receipt.state == "refused"
 

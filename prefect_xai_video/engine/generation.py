@@ -346,7 +346,7 @@ def _usable(receipt: Receipt) -> Receipt:
         case "refused":
             reason = f" {receipt.failure.message}" if receipt.failure else ""
             raise StorageError(
-                f"The request of this key was refused and has no video: start the video first.{reason}",
+                f"The request of this key was refused and has no video: start it again with the same key.{reason}",
                 request_id=receipt.request_id,
             )
         case _:

@@ -1,6 +1,7 @@
 """Inquiry: polls xAI for the status of a receipt's request, and records it."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,7 +17,7 @@ from prefect_xai_video.engine.batch_inquiry import BatchInquiry
 from prefect_xai_video.engine.journal import Journal, with_request_id
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import UPLOAD_SECONDS, Held
-from prefect_xai_video.errors import AccessDenied, RequestRejected, SubmissionUnknown
+from prefect_xai_video.errors import AccessDenied, ApiError, RequestRejected, SubmissionUnknown
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +252,20 @@ class Inquiry:
                 if error.http_status != 404:
                     raise
                 return await self._given_up(held.receipt) if state == "submitted" else held
+
+    async def find_cancelled(self, held: Held) -> Held:
+        """Poll for a request in a batch of xAI's, which may have been cancelled before the video was rendered.
+
+        Such a request counts as refused: nothing was paid, and it may be sent again. If xAI can't be polled, the
+        receipt is returned as is, since whoever waits for the video meets the error again.
+
+        Args:
+            held: A receipt; one that is not open in a batch is returned as is.
+        """
+        if held.receipt.state == "submitted" and held.receipt.xai_batch is not None:
+            with suppress(ApiError):
+                return await self.poll(held)
+        return held
 
     async def _given_up(self, receipt: Receipt) -> Held:
         gone = VideoStatus(

@@ -159,7 +159,9 @@ class Submission:
             held = await inquiry.find_video(held)
         if not self._is_same_request(held.receipt):
             return held
-        return await inquiry.reconsider(held, give_up=self._may_give_up(held.receipt))
+        held = await inquiry.reconsider(held, give_up=self._may_give_up(held.receipt))
+        # A run of the batch lane looks at its batches itself.
+        return held if self.xai_batch is not None else await inquiry.find_cancelled(held)
 
     def _is_due(self, receipt: Receipt) -> bool:
         """Whether a POST is due, or has already been claimed by this call."""
