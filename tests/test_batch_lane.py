@@ -40,9 +40,12 @@ def posts(emulator):
     return [request["path"] for request in emulator.requests() if request["method"] == "POST"]
 
 
-async def test_rows_go_through_one_batch_and_a_second_run_sends_nothing(storage, xai, emulator):
+async def test_rows_go_through_one_batch_and_a_second_run_sends_nothing(storage, xai, emulator, caplog):
     options = {"lane": "batch", "storage": storage, "credentials": xai}
-    report = await agenerate_videos(rows(5), budget_usd=1, **options)
+    with caplog.at_level("INFO"):
+        report = await agenerate_videos(rows(5), budget_usd=1, **options)
+    (batch_id,) = {each["batch_id"] for each in emulator.ledger()["requests"]}
+    assert f"Rows are added to xAI's batch {batch_id}" in caplog.text
     assert (report.count, report.stored, report.new, str(report.cost_usd)) == (5, 5, 5, "0.25")
     assert report.rows[3].uri.endswith("cats/3.mp4")
     assert [path.rpartition("/")[2] for path in posts(emulator)] == ["batches", "requests"]

@@ -217,7 +217,7 @@ class LaneRun:
                 ) from error
 
         batch = await client.retries.call(create, lambda error: isinstance(error.__cause__, SubmissionUnknown))
-        logger.info("Rows are added to the batch %s of xAI's", batch.batch_id)
+        self._on_step(Step(None, len(self._waiting), batch.batch_id))
         self._own_batches.append(batch.batch_id)
         return BulkSubmission(client, self._generation.journal, batch.batch_id)
 

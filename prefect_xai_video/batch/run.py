@@ -56,10 +56,12 @@ class Step:
     Attributes:
         outcome: The outcome of a row that has ended; None if a row was begun or landed.
         in_flight: Rows that are in flight.
+        xai_batch: Id of a batch of xAI's that was created for the rows; None if that is not the news.
     """
 
     outcome: RowOutcome | None
     in_flight: int
+    xai_batch: str | None = None
 
 
 class BatchRun:

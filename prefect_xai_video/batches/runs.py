@@ -194,6 +194,8 @@ class BatchOfRun:
     def _step(self, step: Step) -> None:
         if step.outcome is not None:
             self._tally.add(step.outcome)
+        if step.xai_batch is not None:
+            get_run_logger().info("Rows are added to xAI's batch %s", step.xai_batch)
         self._show(step.in_flight)
 
     def _show(self, in_flight: int) -> None:
