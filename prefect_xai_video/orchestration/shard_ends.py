@@ -29,7 +29,7 @@ _ADVICE = (
     "continue: a video is never paid for twice."
 )
 
-_CANCELLED_THERE = "Batches that it has at xAI are cancelled, too; that ends what is not being rendered yet, for free."
+_CANCELLED_THERE = "Its batches at xAI, if any, are cancelled, too: what is not being rendered yet ends, at no cost."
 
 logger = logging.getLogger(__name__)
 

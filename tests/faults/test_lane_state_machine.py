@@ -453,7 +453,7 @@ def test_who_waits_for_a_row_whose_batch_xai_cancels_is_told_its_request(world):
     waiting = goes(world, world.call("wait"), "listed", "cancelled by xAI")
     world.finish(waiting)
     assert waiting.error.request_id == last(world).attempt.claim
-    assert "start it again with the same key. xAI's batch was cancelled before the video was rendered" in waiting.error.message
+    assert "start it again with the same key. xAI's batch was cancelled before" in waiting.error.message
 
 
 def test_the_realtime_lane_waits_for_what_the_batch_may_have(world):
