@@ -82,19 +82,37 @@ async def _make_one_by_one(table, **options):
     return [await agenerate_video(**row, **options) for row in table]
 
 
-@pytest.mark.parametrize("make", [agenerate_videos, asubmit_videos, _make_one_by_one])
+async def _submit_in_lane(table, **options):
+    return await asubmit_videos(table, lane="batch", **options)
+
+
+@pytest.mark.parametrize("make", [agenerate_videos, asubmit_videos, _submit_in_lane, _make_one_by_one])
 async def test_what_was_cancelled_before_it_was_rendered_is_submitted_by_whoever_wants_it(directory, make):
     with Emulator(light=True, render_seconds=0.5, render_slots=1, api_key=API_KEY) as emulator:
         emulator.choose_fault("batch-cancelled-by-xai")
         xai = XaiCredentials(api_key=API_KEY, base_url=emulator.base_url)
         report = await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)
         assert report.open == 3
+        sent = len(emulator.ledger()["requests"])
         await make(rows(3), storage=directory, credentials=xai)
-        assert ids(emulator)[None] > 0
-        assert set(paid(emulator).values()) == {1}
+        assert len(emulator.ledger()["requests"]) > sent
         report = await agenerate_videos(rows(3), storage=directory, credentials=xai)
         assert (report.stored, report.new) == (3, 0)
         assert (len(paid(emulator)), set(paid(emulator).values())) == (3, {1})
+
+
+@pytest.mark.parametrize("make", [agenerate_videos, _make_one_by_one])
+@pytest.mark.parametrize("faults", [["batch-add-late-seconds"], ["batch-add-accepted-cut", "batch-requests-lag"]])
+async def test_what_its_batch_may_still_show_is_not_submitted_again_even_if_a_person_wants_it(
+    directory, xai, emulator, faults, make
+):
+    for fault in faults:
+        emulator.choose_fault(fault)
+    await asubmit_videos(rows(3), lane="batch", storage=directory, credentials=xai)
+    await make(rows(3), on_unknown="resubmit", storage=directory, credentials=xai)
+    assert len((await agenerate_videos(rows(3), storage=directory, credentials=xai)).rows) == 3
+    assert paid(emulator) == dict.fromkeys(paid(emulator), 1)
+    assert set(ids(emulator).values()) == {1}
 
 
 async def test_the_collector_settles_what_was_never_added(directory, xai, emulator):

@@ -1,19 +1,21 @@
 """A batch of xAI's as all who ask for its requests see it: each listing is read once for all of them."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from pydantic import SecretStr
 
 from prefect_xai_video.api.batch_responses import BatchRequestState, BatchResult, XaiBatch
 from prefect_xai_video.api.batches import XaiBatches
 from prefect_xai_video.api.responses import VideoStatus
+from prefect_xai_video.errors import XaiVideoError
 
 FRESH_SECONDS = 2.0
-"""Age in seconds up to which what was read is given to others, too."""
+"""Age in seconds up to which what was read is given to others, too; or the error, if it could not be read."""
 
 FRESH_SHARE = 10
 """The same age as a multiple of the time that reading took: a listing of 500 pages is not read every two seconds."""
@@ -32,23 +34,37 @@ class _Seen(Generic[T]):
         read: Reads it.
         value: What was read last; None before the first time.
         began: Monotonic time at which that reading began.
-        fresh_until: Monotonic time until which it is given to others.
+        error: Why the last try to read failed; None if it did not.
+        tried: Monotonic time at which that try began.
+        fresh_until: Monotonic time until which its outcome is given to others.
     """
 
     read: Callable[[], Awaitable[T]]
     value: T | None = None
     began: float = 0.0
+    error: XaiVideoError | None = None
+    tried: float = 0.0
     fresh_until: float = 0.0
 
     async def get(self, lock: asyncio.Lock, *, since: float = 0.0) -> T:
         """Return what was read, unless it is too old or was read before a given monotonic time."""
         async with lock:
-            if self.value is None or time.monotonic() > self.fresh_until or self.began < since:
-                began = time.monotonic()
-                self.value = await self.read()
-                now = time.monotonic()
-                self.began, self.fresh_until = began, now + max(FRESH_SECONDS, FRESH_SHARE * (now - began))
-            return self.value
+            if time.monotonic() > self.fresh_until or self.tried < since:
+                await self._try()
+            if self.error is not None:
+                # Each caller adds facts of its own to it.
+                raise copy.copy(self.error)
+            return cast("T", self.value)
+
+    async def _try(self) -> None:
+        tried = time.monotonic()
+        try:
+            self.value, self.began, self.error, share = await self.read(), tried, None, FRESH_SHARE
+        except XaiVideoError as error:
+            # Many rows may ask, and it takes many attempts to find out that xAI is down.
+            self.error, share = copy.copy(error), 0
+        now = time.monotonic()
+        self.tried, self.fresh_until = tried, now + max(FRESH_SECONDS, share * (now - tried))
 
 
 class BatchView:

@@ -154,8 +154,9 @@ class LaneRun:
         """Read the next row that is to be submitted. Those that are open already wait, and stored ones end."""
         if self._again:
             return self._again.pop()
-        async for planned, receipt in self._found:
-            row = LaneRow(planned, RowPermit(self._limits, self._budget, planned.key), receipt=receipt)
+        async for planned, found in self._found:
+            row = LaneRow(planned, RowPermit(self._limits, self._budget, planned.key), receipt=found)
+            receipt = await self._looked_up(row)
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))
             elif receipt is not None and _is_open(receipt) and not self._is_given_up(receipt):
@@ -164,6 +165,15 @@ class LaneRun:
             else:
                 return row
         return None
+
+    async def _looked_up(self, row: LaneRow) -> Receipt | None:
+        """Find out whether an open row is to be submitted again, if this run does not wait until that comes out."""
+        if self._timeout is not None or row.receipt is None or not _is_open(row.receipt):
+            return row.receipt
+        try:
+            return await self._generation.look(row.key)
+        except XaiVideoError as error:
+            return None if self._may_resubmit(row, error) else row.receipt
 
     async def _send(self, rows: list[LaneRow]) -> None:
         """Claim rows, and add them to a batch of xAI's."""

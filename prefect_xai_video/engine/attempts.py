@@ -43,7 +43,7 @@ LEGAL: Mapping[ReceiptState, frozenset[ReceiptState]] = {
     "stored": frozenset(),
     "failed": frozenset({"sending", "submitted", "done"}),
     "moderated": frozenset({"sending", "submitted", "done"}),
-    "expired": frozenset({"sending", "submitted", "done", "failed", "moderated"}),
+    "expired": frozenset({"sending", "submitted", "done", "failed", "moderated", "refused"}),
 }
 
 

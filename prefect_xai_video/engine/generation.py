@@ -208,6 +208,8 @@ class Generation:
         receipt = held.receipt
         if receipt.request_id == request_id:
             return held
+        held = await self._inquiry.find_cancelled(held)
+        receipt = held.receipt
         if receipt.request_id is not None and receipt.state in {"submitted", "done", "stored"}:
             raise KeyConflict(
                 f"The key already has another request: {receipt.request_id} is {receipt.state}. Nothing was changed. "
@@ -282,6 +284,31 @@ class Generation:
                     raise StorageError("The video is not done yet: wait for it first.")
                 receipt = (await Saving(self._inquiry, self.journal).save(held)).receipt
                 return await Stills(self.journal).store(receipt) if stills else receipt
+
+    async def look(self, key: str) -> Receipt:
+        """Find out whether an open key needs another submission, without waiting for its video or storing it.
+
+        Args:
+            key: The video's name in the store.
+
+        Returns:
+            The receipt; in state `refused` if xAI's batch does not have the request, or was cancelled before it was
+            rendered.
+
+        Raises:
+            SubmissionUnknown: If xAI no longer has the batch that would tell.
+            KeyConflict: If the key belongs to another account.
+            ApiError: If xAI can't be asked.
+            StorageError: If the store can't be used.
+        """
+
+        async def read_and_look() -> Held:
+            held = await self.journal.read(key)
+            check_owner(held.receipt, await account_of(self.client, with_team=False))
+            return await self._inquiry.find_cancelled(await self._inquiry.find_video(held))
+
+        with with_key(key):
+            return (await self.journal.resolve_conflicts(key, read_and_look)).receipt
 
     async def collect(self, key: str, *, stills: bool = False) -> Receipt:
         """Take an open key one step further, without waiting and without paying: poll once, and store what is done.

@@ -37,8 +37,9 @@ BATCH_SECONDS = 30 * 24 * 3600
 _NEVER_ADDED = RequestRejected("xAI's batch does not contain the request, and nothing can be added to it any more.")
 
 _BATCH_GONE = (
-    "xAI no longer has the batch {}, so nobody can tell whether it contained the request. Look for the video in "
-    "xAI's console. If it is not there, run again with the same key and on_unknown set to resubmit."
+    "xAI no longer has the batch {}, so nobody can tell whether it contained the request. If another team or another "
+    "base URL has it, use those credentials. Otherwise look for the video in xAI's console; if it is not there, run "
+    "again with the same key and on_unknown set to resubmit."
 )
 
 FILE_SECONDS = 24 * 3600
@@ -254,7 +255,7 @@ class Inquiry:
                 return await self._given_up(held.receipt) if state == "submitted" else held
 
     async def find_cancelled(self, held: Held) -> Held:
-        """Poll for a request in a batch of xAI's, which may have been cancelled before the video was rendered.
+        """Poll for a request whose batch at xAI was cancelled, maybe before the video was rendered.
 
         Such a request counts as refused: nothing was paid, and it may be sent again. If xAI can't be polled, the
         receipt is returned as is, since whoever waits for the video meets the error again.
@@ -264,7 +265,9 @@ class Inquiry:
         """
         if held.receipt.state == "submitted" and held.receipt.xai_batch is not None:
             with suppress(ApiError):
-                return await self.poll(held)
+                # One request serves all rows of the batch.
+                if (await self.client.batch(held.receipt.xai_batch).facts()).is_cancelled:
+                    return await self.poll(held)
         return held
 
     async def _given_up(self, receipt: Receipt) -> Held:
@@ -302,6 +305,8 @@ def _updated(receipt: Receipt, status: VideoStatus) -> Receipt:
         case "pending":
             return receipt.found_again() if receipt.is_not_found else receipt
         case "expired" if receipt.state in ENDED_BADLY:
+            return receipt
+        case "cancelled" if receipt.state not in {"submitted", "expired"}:
             return receipt
         case "failed" | "moderated" if receipt.state in {"failed", "moderated"}:
             return receipt

@@ -28,7 +28,8 @@ table). Late information is never lost; the following methods record it:
 - `found`: a video that is found in xAI's Files API for a submission of unknown outcome (-> `done`).
 - `adopted`: a request id that a person has found (-> `submitted`).
 - `submitted`, `finished`: a request that counted as failed, moderated or expired, but that xAI reports as pending or
-  done after all (-> `submitted`, `done`).
+  done after all (-> `submitted`, `done`); or one that counted as expired, but whose batch was cancelled before it was
+  rendered (-> `refused`).
 - `saving`: a downloaded file of a video that xAI no longer has (-> `done`).
 """
 

@@ -19,7 +19,7 @@ from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.engine.accounts import Account, account_of, check_owner
 from prefect_xai_video.engine.attempts import ENDED_BADLY, Reason, new_claim
 from prefect_xai_video.engine.handover import Handover
-from prefect_xai_video.engine.inquiry import Inquiry
+from prefect_xai_video.engine.inquiry import Inquiry, may_still_appear
 from prefect_xai_video.engine.journal import Journal
 from prefect_xai_video.engine.options import OnUnknown
 from prefect_xai_video.engine.posting import (
@@ -72,6 +72,8 @@ class Submission:
     xai_batch: str | None = None
     uploaded: list[VideoRequest] = field(default_factory=list, init=False)
     """The request with its large inputs uploaded, once a POST is due."""
+    untraceable: list[str] = field(default_factory=list, init=False)
+    """Claims of unknown outcome whose batch xAI no longer has."""
 
     def __post_init__(self) -> None:
         """Reject flags of the wrong type, so that no truthy string triggers a payment."""
@@ -154,14 +156,14 @@ class Submission:
         if not poll:
             return await self.journal.find_delivery(held)
         inquiry = Inquiry(self.client, self.journal)
-        # Where the proof is gone, a person decides: by `on_unknown`.
-        with suppress(SubmissionUnknown):
+        try:
             held = await inquiry.find_video(held)
+        except SubmissionUnknown:
+            self.untraceable.append(held.receipt.attempt.claim)
         if not self._is_same_request(held.receipt):
             return held
         held = await inquiry.reconsider(held, give_up=self._may_give_up(held.receipt))
-        # A run of the batch lane looks at its batches itself.
-        return held if self.xai_batch is not None else await inquiry.find_cancelled(held)
+        return await inquiry.find_cancelled(held)
 
     def _is_due(self, receipt: Receipt) -> bool:
         """Whether a POST is due, or has already been claimed by this call."""
@@ -205,7 +207,7 @@ class Submission:
         match receipt.state:
             case "refused":
                 return receipt.attempt.reason
-            case "unknown" if self.on_unknown == "resubmit" and self._may_still(receipt, "resubmit"):
+            case "unknown" if self._may_resubmit(receipt):
                 return "resubmit"
             case "failed" | "moderated" | "expired" if self.regenerate and self._may_still(receipt, "regenerate"):
                 return "regenerate"
@@ -214,6 +216,13 @@ class Submission:
 
     def _is_same_request(self, receipt: Receipt) -> bool:
         return receipt.fingerprint is None or self.request.has_fingerprint(receipt.fingerprint)
+
+    def _may_resubmit(self, receipt: Receipt) -> bool:
+        """Whether a person wants to pay for a request of unknown outcome, and no batch of xAI's will tell it."""
+        attempt = receipt.attempt
+        is_traceable = attempt.xai_batch is not None and may_still_appear(receipt)
+        is_left_to_a_person = attempt.claim in self.untraceable or not is_traceable
+        return self.on_unknown == "resubmit" and is_left_to_a_person and self._may_still(receipt, "resubmit")
 
     def _may_give_up(self, receipt: Receipt) -> bool:
         return self.regenerate and self._may_still(receipt, "regenerate")
