@@ -108,7 +108,7 @@ async def agenerate_videos(
             of the prompt. Default: the column key, or else {manifest}/{slug}-{digest}.
         keep: Columns of your own, such as sku and title: xAI never gets them, and the rows of the report carry them.
             Any other column that is not an option is refused.
-        in_flight: Most videos that are rendered at the same time, up to 10,000.
+        in_flight: Most videos that are rendered at the same time in the realtime lane, up to 10,000.
         budget_usd: Most that this run may pay, in USD. Default: no limit.
         allow_failures: Whether the run counts as completed if some rows have no video. The report lists them.
         dry_run: Check the manifest and estimate the cost. Nothing is sent.

@@ -176,7 +176,7 @@ def batch(  # noqa: D417 - the options of the delivery are described where they 
         keep: Columns of your own, such as sku,title; may be given several times. They are not sent to xAI; the rows
             of the report carry them.
         budget: Most that this run may pay, in USD.
-        in_flight: Most videos that are rendered at the same time, up to 10,000.
+        in_flight: Most videos that are rendered at the same time in the realtime lane, up to 10,000.
         lane: With batch, rows go through xAI's Batch API: outside its limits of requests a second, and within 24
             hours. With auto, the number of rows decides.
         cancel_at_xai: In the batch lane, cancel what is not rendered yet if the command is interrupted.

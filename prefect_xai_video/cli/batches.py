@@ -150,7 +150,8 @@ def _run(
     as_json: bool,
 ) -> None:
     with checked.planned() as plan:
-        watched = WatchedBatch(plan.manifest.name, checked.directory)
+        cancels = bool(options.get("cancel_at_xai"))
+        watched = WatchedBatch(plan.manifest.name, checked.directory, cancels=cancels)
     xai = credentials_of(credentials) if has_key(credentials) else None
 
     async def work(xai: XaiCredentials) -> BatchReport:
@@ -166,6 +167,8 @@ def _run(
     finally:
         watched.end()
     print_report(made, as_json=as_json)
+    if xai is None and not as_json:
+        print("Emulator  It stood in for xAI, so nothing was paid.")
 
 
 class WatchedBatch:
@@ -174,10 +177,11 @@ class WatchedBatch:
     Args:
         name: Name of its manifest.
         directory: Directory of this machine that is there as long as the storage.
+        cancels: Whether an interrupted run cancels its batches at xAI.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.line = BatchTable(name, directory)
+    def __init__(self, name: str, directory: Path, *, cancels: bool = False) -> None:
+        self.line, self._cancels = BatchTable(name, directory), cancels
         self.sending = "Requests are"
         self._progress: Progress | None = None
 
@@ -202,9 +206,10 @@ class WatchedBatch:
         if self._progress is None:
             return "Nothing was sent."
         stored, count = self._progress.states.get("stored", 0), self._progress.count
+        cancelled = " Its batches at xAI, if any, are cancelled." if self._cancels else ""
         return (
-            f"{stored:,} of {count:,} videos are stored. Run the same command again to continue: what was sent is "
-            f"picked up, and nothing is paid for twice."
+            f"{stored:,} of {count:,} videos are stored.{cancelled} Run the same command again to continue: what was "
+            f"sent is picked up, and nothing is paid for twice."
         )
 
 

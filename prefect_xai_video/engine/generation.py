@@ -288,6 +288,8 @@ class Generation:
     async def look(self, key: str) -> Receipt:
         """Find out whether an open key needs another submission, without waiting for its video or storing it.
 
+        A claim of another run is waited for, as by `start`.
+
         Args:
             key: The video's name in the store.
 
@@ -303,8 +305,7 @@ class Generation:
         """
 
         async def read_and_look() -> Held:
-            held = await self.journal.read(key)
-            check_owner(held.receipt, await account_of(self.client, with_team=False))
+            held = await self._read_settled(key)
             return await self._inquiry.find_cancelled(await self._inquiry.find_video(held))
 
         with with_key(key):

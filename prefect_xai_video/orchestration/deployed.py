@@ -16,7 +16,7 @@ from prefect.runtime import deployment
 from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.settings import PREFIX, XaiVideoSettings
 
-HINT = f"To allow another location, add it to the setting {PREFIX}INPUT_ROOTS. Nothing was sent."
+HINT = f"To allow another location, add it to the setting {PREFIX}INPUT_ROOTS where the flow runs. Nothing was sent."
 
 
 async def readable_places(own: Iterable[str] = ()) -> Readable | None:

@@ -59,7 +59,10 @@ def log_change(receipt: Receipt) -> None:
                 "Submitted as request %s%s", receipt.request_id, _priced(receipt.estimated_cost_usd, "about ")
             )
         case "done":
-            logger.info("Rendered %.0f s after its submission%s", _seconds_of(receipt), _priced(receipt.cost_usd))
+            cost = _priced(receipt.cost_usd)
+            logger.info("Key %s was rendered %.0f s after its submission%s", receipt.key, _seconds_of(receipt), cost)
+        case "unknown" if receipt.xai_batch is not None:
+            logger.warning("No response to the submission of key %s: xAI's batch will tell its outcome", receipt.key)
         case "unknown" if receipt.undelivered:
             logger.warning("No response to the submission of key %s: waiting for its video to arrive", receipt.key)
         case "stored":

@@ -24,12 +24,11 @@ CANCEL_SECONDS = 8
 
 _UNENDED = [kind for kind in StateType if kind not in TERMINAL_STATES and kind != StateType.CANCELLING]
 
-_ADVICE = (
-    "xAI renders and bills what it has accepted. Retry this run, or run the batch again, to pick that up and to "
-    "continue: a video is never paid for twice."
-)
+_GOES_ON = "xAI renders and bills what it has accepted."
 
-_CANCELLED_THERE = "Its batches at xAI, if any, are cancelled, too: what is not being rendered yet ends, at no cost."
+_CANCELLED_THERE = "Its batches at xAI, if any, are cancelled, too: xAI bills only what it has begun to render."
+
+_ADVICE = "Retry this run, or run the batch again, to pick that up and to continue: a video is never paid for twice."
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,8 @@ async def cancel_shards(flow: Flow[Any, Any], flow_run: FlowRun, state: State[An
     shards = f" with {number} shards" if number else ""
     given = flow_run.parameters
     is_cancelled_there = given.get("cancel_at_xai") and given.get("lane") in {"batch", "auto"}
-    advice = f"{_CANCELLED_THERE} {_ADVICE}" if is_cancelled_there else _ADVICE
-    flow_run_logger(flow_run, flow).warning("The batch was cancelled%s. %s", shards, advice)
+    rest = _CANCELLED_THERE if is_cancelled_there else _GOES_ON
+    flow_run_logger(flow_run, flow).warning("The batch was cancelled%s. %s %s", shards, rest, _ADVICE)
 
 
 def say_how_to_continue(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -440,6 +440,14 @@ def test_a_run_that_is_killed_leaves_its_rows_to_the_collector(world, at):
     assert last(world).state == {"opened": "refused", "added": "stored"}[at]
 
 
+def test_what_a_killed_run_was_adding_is_submitted_by_one_that_does_not_wait(world):
+    goes(world, world.runs(ONE_ROW, waits=False), "opened", "written", "killed before")
+    world.grows_old()
+    world.finish(world.runs(ONE_ROW, waits=False))
+    assert last(world).state == "submitted"
+    assert [attempt.outcome for attempt in last(world).attempts] == ["refused", "submitted"]
+
+
 def test_a_batch_that_xai_cancels_costs_nothing(world):
     run = goes(world, world.runs(ONE_ROW), "opened", "written", "added", "written", "cancelled by xAI")
     world.finish(run)

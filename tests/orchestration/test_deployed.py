@@ -88,7 +88,7 @@ async def test_a_manifest_elsewhere_is_refused_in_one_sentence_each(name):
         pass
     assert str(caught.value) == (
         f"manifest: {name!r} can't be read; allowed: a file in /videos. To allow another location, add it to the "
-        f"setting PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS. Nothing was sent."
+        f"setting PREFECT_INTEGRATIONS_XAI_VIDEO_INPUT_ROOTS where the flow runs. Nothing was sent."
     )
 
 
@@ -114,7 +114,7 @@ async def test_a_deployment_reads_images_of_its_storage_and_of_no_other_place(di
 
     for refused in (tmp_path / "secret.png", "s3://hr/cat.png"):
         with pytest.raises(
-            InvalidRequest, match=r"image_url: .* can't be used; allowed: .*INPUT_ROOTS\. Nothing was sent"
+            InvalidRequest, match=r"image_url: .* can't be used; allowed: .*INPUT_ROOTS where the flow runs\. Nothing was sent"
         ):
             await run(refused)
     assert submissions() == 0
