@@ -45,7 +45,7 @@ async def cancel_shards(flow: Flow[Any, Any], flow_run: FlowRun, state: State[An
 
 def say_how_to_continue(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Log how a batch that crashed is continued. A hook of Prefect."""
-    flow_run_logger(flow_run, flow).warning("The batch crashed. %s", _ADVICE)
+    flow_run_logger(flow_run, flow).warning("The batch crashed. %s %s", _GOES_ON, _ADVICE)
 
 
 async def cancel_shards_of(parent_id: UUID) -> int:

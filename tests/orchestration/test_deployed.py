@@ -114,7 +114,8 @@ async def test_a_deployment_reads_images_of_its_storage_and_of_no_other_place(di
 
     for refused in (tmp_path / "secret.png", "s3://hr/cat.png"):
         with pytest.raises(
-            InvalidRequest, match=r"image_url: .* can't be used; allowed: .*INPUT_ROOTS where the flow runs\. Nothing was sent"
+            InvalidRequest,
+            match=r"image_url: .* can't be used; allowed: .*INPUT_ROOTS where the flow runs\. Nothing was sent",
         ):
             await run(refused)
     assert submissions() == 0

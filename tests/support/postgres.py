@@ -34,4 +34,5 @@ def running_postgres() -> Iterator[str]:
 
 
 def _as_postgres(command: str) -> None:
-    subprocess.run(["su", "postgres", "-c", command], check=True, capture_output=True, cwd="/tmp")
+    ended = subprocess.run(["su", "postgres", "-c", command], capture_output=True, text=True, cwd="/tmp")
+    assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
