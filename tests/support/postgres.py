@@ -34,5 +34,5 @@ def running_postgres() -> Iterator[str]:
 
 
 def _as_postgres(command: str) -> None:
-    ended = subprocess.run(["su", "postgres", "-c", command], capture_output=True, text=True, cwd="/tmp")
+    ended = subprocess.run(["su", "postgres", "-c", command], check=False, capture_output=True, text=True, cwd="/tmp")
     assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
