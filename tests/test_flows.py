@@ -256,7 +256,7 @@ def test_a_run_logs_each_state_once_and_no_secret(directory, xai, caplog):
     with caplog.at_level(logging.INFO):
         make(key="cat", storage=directory, credentials=xai)
     said = [record.getMessage() for record in caplog.records if record.name.startswith("prefect.task_runs")]
-    for word in ("Sending", "Submitted", "Rendered", "Stored"):
+    for word in ("Sending", "Submitted", "Key cat was rendered", "Stored"):
         assert sum(line.startswith(word) for line in said) == 1, said
     assert "about $0.05" in caplog.text
     for secret in (API_KEY, PROMPT, "xai-vidgen-bucket"):

@@ -19,7 +19,7 @@ from prefect_xai_video.api.batch_responses import XaiBatch
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import Budget, RowPermit
 from prefect_xai_video.batch.due import FindReceipt, with_receipts
-from prefect_xai_video.batch.lane_rows import LaneRow
+from prefect_xai_video.batch.lane_rows import LaneRow, is_open
 from prefect_xai_video.batch.outcomes import RowOutcome
 from prefect_xai_video.batch.plan import Plan
 from prefect_xai_video.batch.run import SAVING, Step, stops_all
@@ -27,7 +27,6 @@ from prefect_xai_video.batch.watched import WatchedBatches
 from prefect_xai_video.engine.bulk import Added, BulkSubmission, Claimed
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.handover import Handover, delivery_of
-from prefect_xai_video.engine.inquiry import may_still_appear
 from prefect_xai_video.engine.keys import check_key
 from prefect_xai_video.engine.options import KeyOptions
 from prefect_xai_video.engine.posting import Permit, clean_up
@@ -159,7 +158,7 @@ class LaneRun:
             receipt = await self._looked_up(row)
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))
-            elif receipt is not None and _is_open(receipt) and not self._is_given_up(receipt):
+            elif receipt is not None and is_open(receipt) and not self._is_given_up(receipt):
                 self.begun += 1
                 self._wait_for(row, receipt)
             else:
@@ -168,7 +167,7 @@ class LaneRun:
 
     async def _looked_up(self, row: LaneRow) -> Receipt | None:
         """Find out whether an open row is to be submitted again, if this run does not wait until that comes out."""
-        if self._timeout is not None or row.receipt is None or not _is_open(row.receipt):
+        if self._timeout is not None or row.receipt is None or not is_open(row.receipt):
             return row.receipt
         try:
             return await self._generation.look(row.key)
@@ -243,7 +242,7 @@ class LaneRun:
             return
         if isinstance(won, Claimed):
             claimed[row.key] = won
-        elif _is_open(won):
+        elif is_open(won):
             self._wait_for(row, won)
         else:
             await self._end(row, self._outcome(row, won))
@@ -305,7 +304,7 @@ class LaneRun:
             row.tries += 1
             may_pass = isinstance(error, XaiVideoError) and (error.transient or isinstance(error, DownloadError))
             if not may_pass or row.tries == MAX_TRIES:
-                await self._fail(row, error, is_open=True)
+                await self._fail(row, error, stays_open=True)
             return
         if receipt.state == "refused" and row.request is not None:
             await row.permit.refund(row.request)
@@ -316,7 +315,7 @@ class LaneRun:
             if self._bulk is not None and self._bulk.batch_id == receipt.xai_batch:
                 self._bulk = None
             await self._retry(row)
-        elif receipt.state == "stored" or not _is_open(receipt):
+        elif receipt.state == "stored" or not is_open(receipt):
             await self._end(row, self._outcome(row, receipt))
         else:
             row.receipt = receipt
@@ -347,14 +346,14 @@ class LaneRun:
             request_id = row.receipt.request_id if row.receipt else None
             await self._fail(row, VideoTimeout(_TOO_LATE.format(self._timeout), key=row.key, request_id=request_id))
 
-    async def _fail(self, row: LaneRow, error: Exception, *, is_open: bool = False) -> None:
+    async def _fail(self, row: LaneRow, error: Exception, *, stays_open: bool = False) -> None:
         if stops_all(error):
             self.stopped_by = self.stopped_by or error
         elif not isinstance(error, XaiVideoError):
             logger.error("The row of key %s met a defect", row.key, exc_info=error)
         outcome = RowOutcome.of_error(row.planned, error, is_new=self._is_new(row))
         # An error without a request id does not show that a row was submitted.
-        state = "open" if is_open and outcome.state == "refused" else outcome.state
+        state = "open" if stays_open and outcome.state == "refused" else outcome.state
         await self._end(row, outcome.model_copy(update={"state": state}))
 
     async def _end(self, row: LaneRow, outcome: RowOutcome) -> None:
@@ -379,13 +378,6 @@ class LaneRun:
                 await self._generation.client.batches.cancel(batch_id)
             except XaiVideoError as error:
                 logger.warning("The batch %s could not be cancelled at xAI: %s", batch_id, error)
-
-
-def _is_open(receipt: Receipt) -> bool:
-    """Whether a row may still get its video without another submission."""
-    is_sent = receipt.state in {"submitted", "done", "stored"}
-    is_in_batch = receipt.xai_batch is not None and receipt.state in {"sending", "unknown"}
-    return is_sent or is_in_batch or (receipt.state == "unknown" and may_still_appear(receipt))
 
 
 def _nothing_more(error: XaiVideoError) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import RowPermit
 from prefect_xai_video.batch.plan import PlannedRow
+from prefect_xai_video.engine.inquiry import may_still_appear
 from prefect_xai_video.engine.receipts import Receipt
 
 
@@ -32,3 +33,10 @@ class LaneRow:
     def key(self) -> str:
         """Its name in the store."""
         return self.planned.key
+
+
+def is_open(receipt: Receipt) -> bool:
+    """Whether a row may still get its video without another submission."""
+    is_sent = receipt.state in {"submitted", "done", "stored"}
+    is_in_batch = receipt.xai_batch is not None and receipt.state in {"sending", "unknown"}
+    return is_sent or is_in_batch or (receipt.state == "unknown" and may_still_appear(receipt))
