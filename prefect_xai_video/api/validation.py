@@ -111,12 +111,13 @@ def _named(request: VideoRequest) -> Iterable[tuple[str, int, int]]:
 
     Nothing is known about prompts that name images of other kinds, such as the first frame.
     """
-    if request.mode in ("edit", "extend"):
+    names = _NAMED.findall(request.prompt)
+    if not names or request.mode in ("edit", "extend"):
         return
     has_images = any(given.kind == "image" for given in request.inputs)
     for kind, field in _NAMED_FIELDS.items():
         given = len(getattr(request, field, ()))
-        numbers = [int(number) for named, number in _NAMED.findall(request.prompt) if named == kind]
+        numbers = [int(number) for named, number in names if named == kind]
         if numbers and (given or kind == "AUDIO" or not has_images):
             yield kind, max(numbers), given
 

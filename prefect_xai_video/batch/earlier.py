@@ -10,11 +10,8 @@ from prefect_xai_video.api.threads import run_in_thread
 from prefect_xai_video.batch.budget import UNPRICED_USD
 from prefect_xai_video.batch.plan import Plan, PlannedRow
 from prefect_xai_video.engine.receipts import Receipt
-from prefect_xai_video.engine.stores import VideoStore
+from prefect_xai_video.engine.stores import LOOKUPS, VideoStore
 from prefect_xai_video.errors import StorageError
-
-LOOKUPS = 16
-"""Receipts that are read at the same time."""
 
 
 async def paid_before(plan: Plan, store: VideoStore, run_id: str) -> dict[str, Decimal]:

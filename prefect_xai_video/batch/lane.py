@@ -18,7 +18,7 @@ from prefect_xai_video.api.batch_chunks import MAX_CHUNK_BYTES, MAX_CHUNK_REQUES
 from prefect_xai_video.api.batch_responses import XaiBatch
 from prefect_xai_video.api.requests import VideoRequest
 from prefect_xai_video.batch.budget import Budget, RowPermit
-from prefect_xai_video.batch.due import FindReceipt, with_receipts
+from prefect_xai_video.batch.due import FindReceipts, with_receipts
 from prefect_xai_video.batch.lane_rows import LaneRow, is_open
 from prefect_xai_video.batch.outcomes import RowOutcome
 from prefect_xai_video.batch.plan import Plan
@@ -63,7 +63,7 @@ class LaneRun:
     Args:
         plan: The plan.
         generation: The engine.
-        find: Finds the receipt of a row; None if it has none.
+        find: Finds the receipts of rows.
         prepare: Checks the request of a row, and resolves its inputs.
         options: The options of the batch that hold for each submission.
         run_id: The flow run that submits, for the receipts.
@@ -84,7 +84,7 @@ class LaneRun:
         plan: Plan,
         *,
         generation: Generation,
-        find: FindReceipt,
+        find: FindReceipts,
         prepare: Callable[[VideoRequest], Awaitable[VideoRequest]],
         options: KeyOptions,
         run_id: str | None,
@@ -154,7 +154,8 @@ class LaneRun:
         if self._again:
             return self._again.pop()
         async for planned, found in self._found:
-            row = LaneRow(planned, RowPermit(self._limits, self._budget, planned.key), receipt=found)
+            row = LaneRow(planned, RowPermit(self._limits, self._budget, planned.key))
+            row.receipt = found if isinstance(found, Receipt) else None
             receipt = await self._looked_up(row)
             if receipt is not None and planned.is_made(receipt):
                 await self._end(row, self._outcome(row, receipt))

@@ -116,7 +116,7 @@ class KeyTemplate:
         """
         computed = {
             "digest": fingerprint_of(request, readable)[:DIGEST_LENGTH] if "digest" in self.fields else "",
-            "slug": slug(request.prompt) or "video",
+            "slug": (slug(request.prompt) or "video") if "slug" in self.fields else "",
             "manifest": self._name,
         }
         for name in sorted(self.columns):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeGuard
 
 from prefect_xai_video.batch.budget import Budget, RowPermit
-from prefect_xai_video.batch.due import FindReceipt, with_receipts
+from prefect_xai_video.batch.due import FindReceipts, with_receipts
 from prefect_xai_video.batch.outcomes import RowOutcome
 from prefect_xai_video.batch.plan import Plan, PlannedRow
 from prefect_xai_video.engine.posting import Permit
@@ -70,7 +70,7 @@ class BatchRun:
     Args:
         plan: The plan.
         in_flight: Largest number of rows in flight.
-        find: Finds the receipt of a row; None if it has none.
+        find: Finds the receipts of rows.
         make: Makes the video of a row.
         budget: Money that may be spent.
         limits: Limits that are shared with other runs.
@@ -87,7 +87,7 @@ class BatchRun:
         plan: Plan,
         *,
         in_flight: int,
-        find: FindReceipt,
+        find: FindReceipts,
         make: MakeRow,
         budget: Budget,
         limits: Permit,
@@ -119,12 +119,14 @@ class BatchRun:
     async def _due(self) -> AsyncIterator[tuple[PlannedRow, bool]]:
         """Read the rows, and leave out those that are made.
 
-        A row that is paid for is due even if nothing more is submitted.
+        A row that is paid for is due even if nothing more is submitted. So is one that could not be looked up: it
+        meets the error again, and tells it.
 
         Yields:
             Each row, and whether it is paid for.
         """
-        async for row, receipt in with_receipts(self._plan, self._find):
+        async for row, found in with_receipts(self._plan, self._find):
+            receipt = found if isinstance(found, Receipt) else None
             state = receipt.state if receipt else None
             if receipt is not None and row.is_made(receipt):
                 self._end(RowOutcome.of_receipt(row, receipt, is_new=row.key in self._paid_before))

@@ -1,6 +1,7 @@
 """One row of a batch: its task run, on the engine that all rows share."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -9,6 +10,7 @@ from typing_extensions import Unpack
 
 from prefect_xai_video.api.options import check_options
 from prefect_xai_video.api.requests import VideoRequest
+from prefect_xai_video.batch.due import Found
 from prefect_xai_video.batch.plan import PlannedRow
 from prefect_xai_video.engine.generation import Generation
 from prefect_xai_video.engine.handover import delivery_of
@@ -17,6 +19,7 @@ from prefect_xai_video.engine.posting import Permit
 from prefect_xai_video.engine.reading import Readable
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stills import check_stills
+from prefect_xai_video.engine.stores import LOOKUPS
 from prefect_xai_video.engine.videos import Video
 from prefect_xai_video.errors import StorageError
 from prefect_xai_video.orchestration import assets
@@ -154,15 +157,29 @@ class RowMaker:
         return engine.made[-1]
 
 
-async def find(generation: Generation, row: PlannedRow, readable: Readable | None) -> Receipt | None:
-    """Find the receipt of a row, without any call to xAI; None if it has none.
+async def find(generation: Generation, rows: Sequence[PlannedRow], readable: Readable | None) -> list[Found]:
+    """Find what the store has for rows, without any call to xAI.
 
     Args:
         generation: The engine of the batch.
-        row: The row.
-        readable: The locations from which its inputs may be read; None for any.
+        rows: The rows.
+        readable: The locations from which their inputs may be read; None for any.
+
+    Returns:
+        For each row its receipt; None if it has none of its own request and account; the error if its receipt or
+        one of its inputs can't be read.
     """
-    request = row.request
-    if request.inputs:
-        request = await resolve_inputs(request, generation.store.s3_credentials, readable)
-    return await generation.find(request, row.key)
+    slots = asyncio.Semaphore(LOOKUPS)
+
+    async def if_own(row: PlannedRow, found: Found) -> Found:
+        request = row.request
+        try:
+            if request.inputs:
+                async with slots:
+                    request = await resolve_inputs(request, generation.store.s3_credentials, readable)
+            is_foreign = isinstance(found, Receipt) and not await generation.is_of(found, request)
+        except Exception as error:
+            return error
+        return None if is_foreign else found
+
+    return await asyncio.gather(*map(if_own, rows, await generation.store.find_all([row.key for row in rows])))

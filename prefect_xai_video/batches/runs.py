@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
 
 from prefect_xai_video.api.pace import Pace
 from prefect_xai_video.batch.budget import Budget
+from prefect_xai_video.batch.due import with_receipts
 from prefect_xai_video.batch.earlier import paid_before
 from prefect_xai_video.batch.lane import LaneRun
 from prefect_xai_video.batch.lanes import ChosenLane, Lane, choose_lane
@@ -69,10 +71,11 @@ class BatchOfRun:
         """Look up which videos are stored, and estimate the others. Nothing is sent, and no report is stored."""
         await self._lane()
         async with open_generation(self._credentials, self._store) as generation:
-            for row in self._plan.rows():
-                receipt = await find(generation, row, self._plan.readable)
-                chosen = self._chosen
-                self._tally.add(estimated(row, receipt, regenerate=chosen.regenerate, on_unknown=chosen.on_unknown))
+            look_up, chosen = partial(find, generation, readable=self._plan.readable), self._chosen
+            async for row, found in with_receipts(self._plan, look_up):
+                if isinstance(found, Exception):
+                    raise found
+                self._tally.add(estimated(row, found, regenerate=chosen.regenerate, on_unknown=chosen.on_unknown))
         made = self._tally.report()
         await self._artifact.publish(made)
         return made
@@ -101,7 +104,7 @@ class BatchOfRun:
         return BatchRun(
             self._plan,
             in_flight=self._chosen.in_flight,
-            find=lambda row: find(shared, row, self._plan.readable),
+            find=partial(find, shared, readable=self._plan.readable),
             make=RowMaker(shared, self._options, timeout).make,
             budget=self._budget,
             limits=Limits(budget=XaiVideoSettings.current().budget),
@@ -115,7 +118,7 @@ class BatchOfRun:
         return LaneRun(
             self._plan,
             generation=shared,
-            find=lambda row: find(shared, row, self._plan.readable),
+            find=partial(find, shared, readable=self._plan.readable),
             prepare=lambda request: checked_request(request, self._store, settings.validation),
             options=self._options,
             run_id=outermost_run_id(),

@@ -144,32 +144,20 @@ class Generation:
             )
             return _usable(await submission.start())
 
-    async def find(self, request: VideoRequest, key: str) -> Receipt | None:
-        """Find what a key has for a request, without any call to xAI.
+    async def is_of(self, receipt: Receipt, request: VideoRequest) -> bool:
+        """Whether a receipt is of a request and of the account of this engine, without any call to xAI.
 
         Args:
+            receipt: The receipt of a key.
             request: The request, with inputs that xAI can fetch.
-            key: The video's name in the store.
-
-        Returns:
-            The receipt; None if the key has none of this request and account, or its stored video is not in place.
-
-        Raises:
-            StorageError: If the store can't be read.
         """
-        held = await self.store.read(key)
-        if held is None:
-            return None
-        receipt = held.receipt
         if receipt.fingerprint is not None and not request.has_fingerprint(receipt.fingerprint):
-            return None
+            return False
         try:
             check_owner(receipt, await account_of(self.client, with_team=False))
         except KeyConflict:
-            return None
-        if receipt.state != "stored" or receipt.file is None:
-            return receipt
-        return receipt if await self.store.holds_video(key, receipt.file) else None
+            return False
+        return True
 
     async def adopt(self, request_id: str, key: str, *, flow_run_id: str | None = None) -> Receipt:
         """Record a request id from any source under a key. This costs nothing.

@@ -52,6 +52,8 @@ class ReceiptFacts(Frozen):
         request can be current. Among them, in this order of precedence: a stored video, a POST in progress, the
         latest accepted request that is still open, the latest attempt that has ended.
         """
+        if len(self.attempts) == 1:
+            return self.attempts[0]
         not_refused = [attempt for attempt in self.attempts if attempt.outcome != "refused"]
         if not not_refused:
             return self.attempts[-1]

@@ -16,6 +16,7 @@ from prefect_aws.client_parameters import AwsClientParameters
 from prefect_xai_video.api.client import Download
 from prefect_xai_video.api.options import build_request
 from prefect_xai_video.api.requests import TextRequest
+from prefect_xai_video.api.responses import VideoStatus
 from prefect_xai_video.engine.inputs import resolve_inputs
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import LocalStore, WriteConflict
@@ -141,6 +142,31 @@ async def put(store, key="cats/one"):
     with store.workspace(key) as path:
         path.write_bytes(b"video")
         await store.put_video(held, path, file)
+
+
+async def stored(store, key):
+    held = await store.create(claimed(key))
+    held = await store.replace(held, held.receipt.submitted("id-1"))
+    held = await store.replace(held, held.receipt.finished(VideoStatus(request_id="id-1", state="done")))
+    with store.workspace(key) as path:
+        path.write_bytes(b"video")
+        file = await store.put_video(held, path, store.file(key, DOWNLOAD))
+    return (await store.replace(held, held.receipt.stored(file))).receipt
+
+
+async def test_many_receipts_are_found_at_once_and_none_spoils_the_others(store, tmp_path):
+    there, missing = await stored(store, "cats/there"), await stored(store, "cats/missing")
+    assert await store.set_aside("cats/missing")
+    sending = (await store.create(claimed("cats/sending"))).receipt
+    damaged = tmp_path / "damaged"
+    damaged.write_text("{")
+    await store.write_file("cats/damaged.json", damaged, "application/json")
+    keys = ["cats/sending", "cats/none", "cats/damaged", "cats/missing", "cats/there"]
+    found = await store.find_all(keys)
+    assert [found[0], found[1], found[3], found[4]] == [sending, None, None, there]
+    assert isinstance(found[2], StorageError)
+    assert "damaged.json can't be read" in str(found[2])
+    assert (await store.read("cats/missing")).receipt == missing
 
 
 async def test_a_stored_video_can_be_read_on_this_machine(store):

@@ -18,7 +18,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from prefect_xai_video import errors
 from prefect_xai_video.api import batch_view
 from prefect_xai_video.api.batch_chunks import Chunk
-from prefect_xai_video.batch import due, lane, watched
+from prefect_xai_video.batch import lane, watched
 from prefect_xai_video.engine import attempts, batch_inquiry, bulk, collecting, journal
 from prefect_xai_video.engine.attempts import ENDED_BADLY, Attempt
 from prefect_xai_video.engine.collecting import Collector
@@ -99,7 +99,6 @@ class Lane(World):
         one_at_a_time = [
             mock.patch.object(bulk, "AT_A_TIME", 1),
             mock.patch.object(lane, "SAVING", 1),
-            mock.patch.object(due, "LOOKUPS", 1),
             mock.patch.object(collecting, "AT_A_TIME", 1),
         ]
         pauses = [mock.patch.object(lane, "FIRST_PAUSE", 0), mock.patch.object(lane, "LONGEST_PAUSE", 0)]

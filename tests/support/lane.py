@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from unittest import mock
 
 from prefect_xai_video import Retries, XaiVideoClient
@@ -11,6 +12,7 @@ from prefect_xai_video.batch.budget import Budget
 from prefect_xai_video.batch.lane import LaneRun
 from prefect_xai_video.batch.manifest import open_manifest
 from prefect_xai_video.batch.plan import make_plan
+from prefect_xai_video.batches.rows import find
 from prefect_xai_video.engine import batch_inquiry, journal
 from prefect_xai_video.engine.generation import Generation, Unlimited
 from prefect_xai_video.engine.inputs import resolve_inputs
@@ -63,14 +65,11 @@ async def run_lane(
     async def prepare(request):
         return await resolve_inputs(request, None, None)
 
-    async def find(row):
-        return await generation.find(row.request, row.key)
-
     with open_manifest(table) as manifest:
         run = LaneRun(
             make_plan(manifest),
             generation=generation,
-            find=find,
+            find=partial(find, generation, readable=None),
             prepare=prepare,
             options=options or {},
             run_id=run_id,

@@ -1,6 +1,7 @@
 """Stores of videos and receipts: a local directory or an S3 bucket."""
 
 from prefect_xai_video.engine.stores.base import (
+    LOOKUPS,
     UPLOAD_SECONDS,
     Held,
     MisplacedReceipt,
@@ -13,6 +14,7 @@ from prefect_xai_video.engine.stores.base import (
 from prefect_xai_video.engine.stores.directory import LocalStore
 
 __all__ = [
+    "LOOKUPS",
     "UPLOAD_SECONDS",
     "Held",
     "LocalStore",

@@ -5,7 +5,7 @@ exactly one succeeds; and a receipt can be *replaced* only by a writer that has 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MARKS = ".open"
 """Folder of the marks of open keys."""
+
+LOOKUPS = 16
+"""Receipts that are read from a bucket at the same time."""
 
 VIDEO_TYPE = "video/mp4"
 """Content type of delivered videos and of links; a downloaded video keeps the type that its server sent."""
@@ -102,6 +105,18 @@ class VideoStore(ABC):
 
         Raises:
             StorageError: If the store can't be read, or the file is not a valid receipt.
+        """
+
+    @abstractmethod
+    async def find_all(self, keys: Sequence[str]) -> list[Receipt | StorageError | None]:
+        """Read the receipts of many keys.
+
+        Args:
+            keys: The keys.
+
+        Returns:
+            For each key its receipt; None if it has none, or its stored video is not in place; the error if one of
+            them can't be read.
         """
 
     @abstractmethod
@@ -337,6 +352,11 @@ class VideoStore(ABC):
                 receipt,
             )
         return Held(receipt, version, age)
+
+
+def stored_file(held: Held | None) -> StoredFile | None:
+    """Return the file that a receipt says to be stored; None if there is none yet."""
+    return held.receipt.file if held is not None and held.receipt.state == "stored" else None
 
 
 def is_receipt(name: str) -> bool:

@@ -9,7 +9,7 @@ Each call ends after at most a minute, or three for a whole video, whatever the 
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -26,6 +26,7 @@ from prefect_xai_video.engine.attempts import StoredFile
 from prefect_xai_video.engine.presigning import presigned_url
 from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores.base import (
+    LOOKUPS,
     MARKS,
     UPLOAD_SECONDS,
     VIDEO_TYPE,
@@ -36,6 +37,7 @@ from prefect_xai_video.engine.stores.base import (
     delivery_name,
     foreign_file_error,
     is_receipt,
+    stored_file,
 )
 from prefect_xai_video.engine.stores.disk import as_storage_error, check_free_space
 from prefect_xai_video.engine.stores.objects import BucketObjects, as_metadata, is_same_etag
@@ -98,6 +100,22 @@ class S3Store(VideoStore):
     async def read(self, key: str) -> Held | None:
         content, etag, age = await self._call(lambda objects: objects.get(f"{key}.json"))
         return None if content is None else self._held(key, content, etag, age)
+
+    @override
+    async def find_all(self, keys: Sequence[str]) -> list[Receipt | StorageError | None]:
+        slots = asyncio.Semaphore(LOOKUPS)
+
+        async def find(key: str) -> Receipt | StorageError | None:
+            async with slots:
+                try:
+                    held = await self.read(key)
+                    file = stored_file(held)
+                    is_in_place = file is None or await self.holds_video(key, file)
+                except StorageError as error:
+                    return error
+            return held.receipt if held is not None and is_in_place else None
+
+        return await asyncio.gather(*map(find, keys))
 
     @override
     async def create(self, receipt: Receipt) -> Held:
