@@ -9,6 +9,7 @@ from prefect.client.schemas.filters import ArtifactFilter
 
 from prefect_xai_video import XaiCredentials, agenerate_video, agenerate_videos, asubmit_videos
 from prefect_xai_video.batch.lanes import choose_lane
+from prefect_xai_video.batches import runs
 from prefect_xai_video.emulator import Emulator
 from prefect_xai_video.errors import BatchFailed, InvalidManifest, InvalidRequest
 from prefect_xai_video.ui import batch_artifacts
@@ -40,12 +41,14 @@ def posts(emulator):
     return [request["path"] for request in emulator.requests() if request["method"] == "POST"]
 
 
-async def test_rows_go_through_one_batch_and_a_second_run_sends_nothing(storage, xai, emulator, caplog):
+async def test_rows_go_through_one_batch_and_a_second_run_sends_nothing(storage, xai, emulator, caplog, monkeypatch):
+    monkeypatch.setattr(runs, "LOG_SECONDS", 0)
     options = {"lane": "batch", "storage": storage, "credentials": xai}
     with caplog.at_level("INFO"):
         report = await agenerate_videos(rows(5), budget_usd=1, **options)
     (batch_id,) = {each["batch_id"] for each in emulator.ledger()["requests"]}
     assert f"Rows are added to xAI's batch {batch_id}" in caplog.text
+    assert "5 of 5 rows have ended, 5 stored, 0 in flight, $0.25 paid of a budget of $1" in caplog.text
     assert (report.count, report.stored, report.new, str(report.cost_usd)) == (5, 5, 5, "0.25")
     assert report.rows[3].uri.endswith("cats/3.mp4")
     assert [path.rpartition("/")[2] for path in posts(emulator)] == ["batches", "requests"]

@@ -157,6 +157,7 @@ async def test_a_budget_is_never_exceeded_and_ends_the_submissions(directory, xa
     assert (report.stored, report.cost_usd, submissions()) == (3, Decimal("0.15"), 3)
     assert report.states["refused"] + report.states.get("not started", 0) == 3
     assert "The budget of $0.17 has no room" in report.stopped_by
+    assert "raise the budget" in next(kind.next_step for kind in report.failures if kind.state == "refused")
     again = await agenerate_videos(rows(6), budget_usd=0.15, storage=directory, credentials=xai)
     assert (again.stored, again.new, submissions()) == (6, 3, 6)
 

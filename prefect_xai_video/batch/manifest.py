@@ -202,7 +202,11 @@ def _open_text(path: Path) -> io.TextIOWrapper:
 
 def _columns_of_csv(path: Path) -> tuple[str, ...]:
     with _open_text(path) as file:
-        return tuple(name.strip() for name in next(csv.reader(file, strict=True), ()))
+        columns = tuple(name.strip() for name in next(csv.reader(file, strict=True), ()))
+    for other, mark in {"semicolons": ";", "tabs": "\t"}.items():
+        if len(columns) == 1 and mark in columns[0]:
+            raise csv.Error(f"its columns are separated by {other}, not by commas")
+    return columns
 
 
 def _read_csv(path: Path) -> Iterator[Row]:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
+from typing_extensions import override
+
 from prefect_xai_video.batch.outcomes import RowState
 from prefect_xai_video.batch.report import Tally
+from prefect_xai_video.money import dollars, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,31 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimated seconds until the end, by the rate of the new videos so far; None before the first one."""
         return (self.count - self.ended) * self.seconds / self.new if self.new else None
+
+    @property
+    def rows(self) -> str:
+        """Rows by state, and those in flight, for people."""
+        states = [f"{number:,} {state}" for state, number in self.states.items()]
+        return ", ".join([*states, f"{self.in_flight:,} in flight"])
+
+    @property
+    def money(self) -> str:
+        """What was paid, of which budget, for people."""
+        paid = f"{dollars(plain(self.cost_usd))} paid"
+        return paid if self.budget_usd is None else f"{paid} of a budget of {dollars(self.budget_usd)}"
+
+    @property
+    def pace(self) -> str:
+        """New videos a minute, and the time left, for people."""
+        rate = f"{60 * self.new / self.seconds:.1f} videos a minute" if self.new else "no video yet"
+        left = self.seconds_left
+        return rate if left is None else f"{rate}, about {_duration(left)} left"
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.ended:,} of {self.count:,} rows have ended, {self.rows}, {self.money}, {self.pace}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -17,7 +17,7 @@ from prefect_xai_video.api.threads import run_in_thread
 from prefect_xai_video.batch.outcomes import WITHOUT_VIDEO, Outcomes, RowOutcome, RowState, report_column
 from prefect_xai_video.batch.plan import Plan
 from prefect_xai_video.engine.stores import VideoStore
-from prefect_xai_video.errors import RequestRejected, StorageError
+from prefect_xai_video.errors import LimitReached, RequestRejected, StorageError
 from prefect_xai_video.money import dollars, plain
 
 PERCENTILES = (50, 90, 99)
@@ -49,6 +49,9 @@ NOT_FOUND_STEP = (
     "regenerate switched on: that gives them up and pays for new attempts"
 )
 """What to do about open rows whose requests xAI does not know any more."""
+
+LIMIT_STEP = "nothing was paid: raise the budget or limit that the error names, and run the batch again"
+"""What to do about rows for which a budget or a limit had no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,9 +305,12 @@ class Tally:
     def _failure(self, kind: tuple[RowState, str | None], count: int) -> FailureKind:
         examples, (state, error_type) = sorted(self._failures[kind], key=lambda row: row.number), kind
         keys = tuple(example.key for example in examples)
-        # An open row is rejected by a poll only: xAI does not know its request.
-        is_not_found = (state, error_type) == ("open", RequestRejected.__name__)
-        next_step = NOT_FOUND_STEP if is_not_found else NEXT_STEPS[state]
+        next_steps: dict[tuple[RowState, str | None], str] = {
+            # An open row is rejected by a poll only: xAI does not know its request.
+            ("open", RequestRejected.__name__): NOT_FOUND_STEP,
+            ("refused", LimitReached.__name__): LIMIT_STEP,
+        }
+        next_step = next_steps.get((state, error_type), NEXT_STEPS[state])
         return FailureKind(state, error_type, count, keys, examples[0].error, next_step)
 
 

@@ -38,6 +38,9 @@ from prefect_xai_video.settings import XaiVideoSettings
 from prefect_xai_video.tasks import StartOptions, checked_request, open_generation
 from prefect_xai_video.ui.batch_artifacts import BatchArtifact, publish_pages
 
+LOG_SECONDS = 60
+"""Shortest time in seconds between two lines of the run's log that say how far a batch is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -66,6 +69,8 @@ class BatchOfRun:
         if shard is not None:
             self._tally.name = shard.report_name
         self._artifact = BatchArtifact(self._tally.name)
+        # That of the flow run: rows end within their task runs.
+        self._logger, self._logged_at = get_run_logger(), 0.0
 
     async def look(self) -> BatchReport:
         """Look up which videos are stored, and estimate the others. Nothing is sent, and no report is stored."""
@@ -142,7 +147,7 @@ class BatchOfRun:
         """Choose the lane, and say why."""
         chosen = await chosen_lane(self._plan, self._chosen)
         if chosen.lane == "batch" or self._chosen.lane == "auto":
-            get_run_logger().info("%s", chosen)
+            self._logger.info("%s", chosen)
         if self._chosen.lane == "auto":
             report(chosen)
         return chosen.lane
@@ -198,13 +203,16 @@ class BatchOfRun:
         if step.outcome is not None:
             self._tally.add(step.outcome)
         if step.xai_batch is not None:
-            get_run_logger().info("Rows are added to xAI's batch %s", step.xai_batch)
+            self._logger.info("Rows are added to xAI's batch %s", step.xai_batch)
         self._show(step.in_flight)
 
     def _show(self, in_flight: int) -> None:
         progress = Progress.of(self._tally, in_flight, self._budget.limit_usd)
         self._artifact.progress = progress
         report(progress)
+        if progress.seconds - self._logged_at >= LOG_SECONDS:
+            self._logged_at = progress.seconds
+            self._logger.info("%s", progress)
 
 
 async def chosen_lane(plan: Plan, options: BatchOptions) -> ChosenLane:

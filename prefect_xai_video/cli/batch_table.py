@@ -15,7 +15,6 @@ from prefect_xai_video.batch.progress import Progress
 from prefect_xai_video.cli.accepted import AcceptedIds, is_accepted
 from prefect_xai_video.cli.interruption import silence_console
 from prefect_xai_video.cli.live import StderrConsole, Warnings
-from prefect_xai_video.money import dollars, plain
 
 LINE_SECONDS = 30
 """Seconds between two lines where the output is piped."""
@@ -67,7 +66,7 @@ class BatchTable:
         self._progress = progress
         if not self._console.is_terminal and time.monotonic() - self._said_at >= LINE_SECONDS:
             self._said_at = time.monotonic()
-            self.note(", ".join([f"{progress.ended:,} of {progress.count:,} rows have ended", *_facts(progress)]))
+            self.note(str(progress))
 
     def _render(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -77,29 +76,7 @@ class BatchTable:
             return table
         bar = ProgressBar(total=progress.count, completed=progress.ended, width=40)
         table.add_row(self._name, bar, f"{progress.ended:,} of {progress.count:,}")
-        states = [f"{number:,} {state}" for state, number in progress.states.items()]
-        table.add_row("Rows", ", ".join([*states, f"{progress.in_flight:,} in flight"]))
-        table.add_row("Money", _money(progress))
-        table.add_row("Time", _time(progress))
+        table.add_row("Rows", progress.rows)
+        table.add_row("Money", progress.money)
+        table.add_row("Time", progress.pace)
         return table
-
-
-def _facts(progress: Progress) -> list[str]:
-    states = [f"{number:,} {state}" for state, number in progress.states.items()]
-    return [*states, f"{progress.in_flight:,} in flight", _money(progress), _time(progress)]
-
-
-def _money(progress: Progress) -> str:
-    paid = f"{dollars(plain(progress.cost_usd))} paid"
-    return paid if progress.budget_usd is None else f"{paid} of a budget of {dollars(progress.budget_usd)}"
-
-
-def _time(progress: Progress) -> str:
-    rate = f"{60 * progress.new / progress.seconds:.1f} videos a minute" if progress.new else "no video yet"
-    left = progress.seconds_left
-    return rate if left is None else f"{rate}, about {_duration(left)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -106,6 +106,8 @@ def test_a_manifest_in_a_bucket_is_read_with_the_credentials_of_the_storage(buck
         ("a.csv", "", "has no rows"),
         ("a.csv", "prompt\n", "has no rows"),
         ("a.jsonl", "\n", "has no rows"),
+        ("a.csv", "prompt;key\nA cat;cat\n", "its columns are separated by semicolons, not by commas"),
+        ("a.csv", "prompt\tkey\nA cat\tcat\n", "its columns are separated by tabs, not by commas"),
         ("a.json", "[]", "ends with .csv, .jsonl, .parquet"),
         ("a.parquet", "PAR", "it is not a Parquet file"),
         ("a.csv", b"prompt\n\xff\xfe\xfd\n", "it is not UTF-8 text"),
