@@ -6,7 +6,6 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect.runtime import flow_run as runtime
-from prefect.states import Completed
 
 from prefect_xai_video.api.threads import own_threads
 from prefect_xai_video.batch.lanes import LANE_SECONDS
@@ -21,6 +20,7 @@ from prefect_xai_video.flows import FLOW_OPTIONS, THREADS, load_blocks
 from prefect_xai_video.money import dollars
 from prefect_xai_video.orchestration.batch_flow import BatchFlow, GivenRows
 from prefect_xai_video.orchestration.deployed import readable_places
+from prefect_xai_video.orchestration.final_states import completed_with
 from prefect_xai_video.orchestration.rescues import check_rescue
 from prefect_xai_video.orchestration.run_names import name_run
 from prefect_xai_video.orchestration.shard_ends import cancel_shards, say_how_to_continue
@@ -176,7 +176,7 @@ async def agenerate_videos(
             made = await batch.make(Wait(timeout, LANE_SECONDS if timeout_seconds is None else timeout))
     if dry_run:
         cost = f"the others would cost about {dollars(made.due_usd)}" if made.not_started else "nothing is left to do"
-        return _completed(made, f"{made.stored} of {made.count} videos are stored; {cost}. Nothing was sent.")
+        return completed_with(f"{made.stored} of {made.count} videos are stored; {cost}. Nothing was sent.", made)
     return _ended(made, made.is_complete or allow_failures)
 
 
@@ -289,8 +289,4 @@ def _ended(made: BatchReport, is_success: bool) -> BatchReport:
     if not is_success:
         place = f"is {made.uri}" if made.uri else "could not be stored"
         raise BatchFailed(f"{made}. The report {place}.", made)
-    return _completed(made, str(made))
-
-
-def _completed(made: BatchReport, message: str) -> BatchReport:
-    return cast("BatchReport", Completed(message=message, data=made))
+    return completed_with(str(made), made)

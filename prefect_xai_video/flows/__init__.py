@@ -5,7 +5,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
-from prefect.states import Completed
 
 from prefect_xai_video.api.capabilities import DEFAULT_MODEL
 from prefect_xai_video.api.options import build_request, mode_of
@@ -19,6 +18,7 @@ from prefect_xai_video.engine.videos import Video
 from prefect_xai_video.errors import InvalidRequest
 from prefect_xai_video.orchestration.blocks import load_credentials, load_storage
 from prefect_xai_video.orchestration.direct_flow import DirectFlow
+from prefect_xai_video.orchestration.final_states import completed_with
 from prefect_xai_video.orchestration.labels import labelled_run, log_how_to_continue
 from prefect_xai_video.orchestration.limits import Limits
 from prefect_xai_video.orchestration.living_runs import LivingRuns
@@ -305,7 +305,7 @@ async def acollect_videos(
             collected = await Collector(generation, runs.holding, runs.wake).collect(prefix)
     for key, error in collected.errors.items():
         get_run_logger().warning("Key %s: %s", key, error)
-    return cast("Collected", Completed(message=str(collected), data=collected))
+    return completed_with(str(collected), collected)
 
 
 async def load_blocks(credentials: object, storage: object) -> tuple[XaiCredentials, VideoStore]:
@@ -322,7 +322,7 @@ def completed(video: Video) -> Video:
     ]
     known = ", ".join(fact for fact in facts if fact)
     message = f"Stored {video.uri} ({known})" if known else f"Stored {video.uri}"
-    return cast("Video", Completed(message=message, data=video))
+    return completed_with(message, video)
 
 
 generate_video = _flow(name="generate-video", flow_run_name=_run_name)(synchronous(agenerate_video.fn))

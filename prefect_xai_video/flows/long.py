@@ -6,7 +6,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
-from prefect.states import Completed
 from typing_extensions import Unpack
 
 from prefect_xai_video.api.capabilities import DEFAULT_MODEL
@@ -26,6 +25,7 @@ from prefect_xai_video.orchestration.derived_keys import derive_key
 from prefect_xai_video.orchestration.direct_flow import DirectFlow
 from prefect_xai_video.orchestration.direct_task import xai_task
 from prefect_xai_video.orchestration.events import emit_joined
+from prefect_xai_video.orchestration.final_states import completed_with
 from prefect_xai_video.orchestration.labels import log_how_to_continue_segments
 from prefect_xai_video.orchestration.limits import Limits
 from prefect_xai_video.orchestration.rescues import check_rescue
@@ -201,7 +201,7 @@ async def agenerate_long_video(
         get_run_logger().info("%s", plan)
         if dry_run:
             await publish_long_plan(plan, key)
-            return cast("LongVideo", Completed(message=f"{plan.summary}. Nothing was sent.", data=plan))
+            return cast("LongVideo", completed_with(f"{plan.summary}. Nothing was sent.", plan))
         check_pyav("duration", f"{plan.duration} s", "a video of one request without PyAV")
     own: StartOptions = {"storage": store, "credentials": credentials}
     own |= {"regenerate": regenerate, "on_unknown": on_unknown}

@@ -1,12 +1,14 @@
 """`DirectFlow`: a Prefect flow whose results are never persisted."""
 
-from typing import Any, ParamSpec, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect.flows import Flow
 from typing_extensions import override
 
 from prefect_xai_video.errors import no_such
 from prefect_xai_video.orchestration.direct_task import check_unpersisted
+from prefect_xai_video.orchestration.final_states import awaited_with_result, with_result
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,6 +27,14 @@ class DirectFlow(Flow[P, R]):
         super().__init__(*args, **options)
         # Prefect calls `validate_parameters` then.
         self.should_validate_parameters = True
+
+    if not TYPE_CHECKING:  # Callers see the overloads of Prefect.
+
+        @override
+        def __call__(self, *args, **kwargs):
+            """Run the flow. Its result is not lost if the server's reply to its final state is."""
+            run = partial(super().__call__, *args, **kwargs)
+            return awaited_with_result(run()) if self.isasync else with_result(run)
 
     @override
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:

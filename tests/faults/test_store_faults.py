@@ -30,7 +30,7 @@ from prefect_xai_video.orchestration.storage import open_store
 
 from ..support.api_key import API_KEY
 from ..support.scripted import ScriptedServer, answer, mp4
-from .s3_proxy import LOST, RESET, SILENCE, Fault, S3Proxy
+from .http_proxy import LOST, RESET, SILENCE, Fault, HttpProxy
 
 REQUEST = build_request("A cat", duration=1)
 QUICK = Retries(attempts=2, first_wait=0.01, longest_wait=0.02)
@@ -69,7 +69,7 @@ def without_waiting(monkeypatch):
 @pytest.fixture(scope="module")
 def _proxy(s3_url):
     """One for all, as is the client of boto3 then, which takes 200 ms to make."""
-    with S3Proxy(s3_url) as running:
+    with HttpProxy(s3_url) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A proxy on a real socket, in front of an S3 server, that does to some requests what networks and servers do."""
+"""A proxy on a real socket, in front of a server of S3 or of Prefect, that does what networks and servers do."""
 
 import http.client
 import socket
@@ -62,11 +62,11 @@ class Fault:
         return True
 
 
-class S3Proxy:
+class HttpProxy:
     """Passes on what comes, but for its faults.
 
     Args:
-        upstream: URL of the S3 server.
+        upstream: URL of the server.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -77,7 +77,7 @@ class S3Proxy:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> "S3Proxy":
+    def __enter__(self) -> "HttpProxy":
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -106,7 +106,7 @@ class S3Proxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    proxy: S3Proxy
+    proxy: HttpProxy
 
     def _pass(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(*answer)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass
+    do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = _pass
 
     def _forward(self, body: bytes, acts: list[int | str]) -> tuple[int, dict[str, str], bytes]:
         dropped = {str(act).lower() for act in acts} | {"connection", "expect"}
