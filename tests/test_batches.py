@@ -127,6 +127,20 @@ async def test_the_report_can_be_joined_with_the_table_that_it_was_made_of(direc
     assert "My cat" not in (Path(directory.basepath) / "cats" / "1.json").read_text()
 
 
+@pytest.mark.parametrize("lane", ["realtime", "batch"])
+async def test_a_receipt_that_can_not_be_read_spoils_no_other_row(storage, xai, tmp_path, lane, submissions):
+    options = {"lane": lane, "storage": storage, "credentials": xai, "allow_failures": True}
+    await agenerate_videos(rows(2), **options)
+    sent = submissions()
+    damaged = tmp_path / "damaged"
+    damaged.write_text("{")
+    await open_store(storage, tmp_path).write_file("cats/2.json", damaged, "application/json")
+    report = await agenerate_videos(rows(4), **options)
+    assert [row.state for row in report.rows] == ["stored", "stored", "unknown", "stored"]
+    assert "2.json can't be read" in report.rows[2].error
+    assert (report.new, submissions() > sent) == (1, True)
+
+
 async def test_a_row_that_fails_stops_no_other_and_fails_the_run_at_its_end(directory, xai, submissions):
     table = rows(4)
     table[1]["prompt"] += " [fault:moderated]"

@@ -184,7 +184,8 @@ def state_of(receipt: Receipt) -> RowState:
 def estimated(row: PlannedRow, receipt: Receipt | None, *, regenerate: bool, on_unknown: OnUnknown) -> RowOutcome:
     """Describe what a row has before anything is sent: `not started` if the next run would pay for it."""
     is_repeated = receipt is not None and (
-        (regenerate and receipt.state in ENDED_BADLY) or (on_unknown == "resubmit" and receipt.state == "unknown")
+        (regenerate and (receipt.state in ENDED_BADLY or receipt.is_not_found))
+        or (on_unknown == "resubmit" and receipt.state == "unknown")
     )
     if receipt is None or is_repeated:
         return RowOutcome.not_started(row, "This was a dry run.")

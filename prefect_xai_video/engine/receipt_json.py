@@ -42,7 +42,10 @@ def read_receipt(file: bytes) -> dict[str, Any]:
         raise ValueError(f"its version is {content['version']}; this package reads versions 1 and 2")
     if content.pop("checksum", None) != _checksum(content):
         raise ValueError("it was edited or damaged: its checksum does not match")
-    return _from_version_1(content) if content.pop("version") == 1 else content
+    try:
+        return _from_version_1(content) if content.pop("version") == 1 else content
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError("it is not a receipt of version 1") from None
 
 
 def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:

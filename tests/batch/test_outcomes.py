@@ -7,14 +7,16 @@ from decimal import Decimal
 import pytest
 
 from prefect_xai_video.api.options import build_request
-from prefect_xai_video.batch.outcomes import Outcomes, RowOutcome
+from prefect_xai_video.batch.outcomes import Outcomes, RowOutcome, estimated
 from prefect_xai_video.batch.plan import PlannedRow
 from prefect_xai_video.batch.report import Tally, store_report
+from prefect_xai_video.engine.receipts import Receipt
 from prefect_xai_video.engine.stores import LocalStore
 from prefect_xai_video.errors import (
     AccessDenied,
     DownloadError,
     KeyConflict,
+    RequestRejected,
     ServiceUnavailable,
     StorageError,
     SubmissionUnknown,
@@ -98,3 +100,11 @@ async def test_texts_of_others_are_no_formulas_in_the_csv_file(tmp_path):
     with (tmp_path / "cats.report.csv").open(newline="") as file:
         [row] = csv.DictReader(file)
     assert (row["error"], row["model"]) == ("'=1+1", "'@SUM")
+
+
+@pytest.mark.parametrize(("regenerate", "state"), [(False, "open"), (True, "not started")])
+def test_a_dry_run_counts_what_xai_does_not_know_as_due_if_it_is_given_up(regenerate, state):
+    request = build_request("A cat", duration=1)
+    row = PlannedRow(1, "row 1", "cat", request)
+    receipt = Receipt.claim("cat", request).submitted("id-1").not_found(RequestRejected("xAI does not know it."))
+    assert estimated(row, receipt, regenerate=regenerate, on_unknown="raise").state == state

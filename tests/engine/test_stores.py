@@ -247,7 +247,24 @@ async def test_a_workspace_is_empty_after_a_failure(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b'{"version": 1, "key"', b"[]", b'{"version": 99}'])
+OF_VERSION_1 = [
+    {"version": 1, "key": "cat"},
+    {"version": 1, "key": "cat", "attempts": [{"n": 1}]},
+    {"version": 1, "key": "cat", "attempts": ["first"]},
+    {"version": 1, "key": "cat", "attempts": 7},
+    {"version": 1, "attempts": []},
+]
+"""Receipts whose checksum is right, and whose content is not."""
+
+
+def with_checksum(content):
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return json.dumps(content | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"version": 1, "key"', b"[]", b'{"version": 99}', *map(with_checksum, OF_VERSION_1)]
+)
 async def test_an_invalid_receipt_is_named_by_its_location(tmp_path, content):
     (tmp_path / "cat.json").write_bytes(content)
     with pytest.raises(StorageError, match=r"cat\.json") as caught:

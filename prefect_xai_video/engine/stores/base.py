@@ -108,7 +108,7 @@ class VideoStore(ABC):
         """
 
     @abstractmethod
-    async def find_all(self, keys: Sequence[str]) -> list[Receipt | StorageError | None]:
+    async def find_all(self, keys: Sequence[str]) -> list[Receipt | Exception | None]:
         """Read the receipts of many keys.
 
         Args:
@@ -116,7 +116,7 @@ class VideoStore(ABC):
 
         Returns:
             For each key its receipt; None if it has none, or its stored video is not in place; the error if one of
-            them can't be read.
+            them can't be read, whatever it is: it must not spoil the others.
         """
 
     @abstractmethod

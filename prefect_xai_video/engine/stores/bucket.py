@@ -102,16 +102,16 @@ class S3Store(VideoStore):
         return None if content is None else self._held(key, content, etag, age)
 
     @override
-    async def find_all(self, keys: Sequence[str]) -> list[Receipt | StorageError | None]:
+    async def find_all(self, keys: Sequence[str]) -> list[Receipt | Exception | None]:
         slots = asyncio.Semaphore(LOOKUPS)
 
-        async def find(key: str) -> Receipt | StorageError | None:
+        async def find(key: str) -> Receipt | Exception | None:
             async with slots:
                 try:
                     held = await self.read(key)
                     file = stored_file(held)
                     is_in_place = file is None or await self.holds_video(key, file)
-                except StorageError as error:
+                except Exception as error:
                     return error
             return held.receipt if held is not None and is_in_place else None
 

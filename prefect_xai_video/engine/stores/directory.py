@@ -100,7 +100,7 @@ class LocalStore(VideoStore):
         return await run_in_thread(self._read, key)
 
     @override
-    async def find_all(self, keys: Sequence[str]) -> list[Receipt | StorageError | None]:
+    async def find_all(self, keys: Sequence[str]) -> list[Receipt | Exception | None]:
         # In one thread, one after the other: a call of a thread takes as long as reading a receipt.
         return await run_in_thread(lambda: [self._found(key) for key in keys])
 
@@ -225,12 +225,12 @@ class LocalStore(VideoStore):
         held = self._held(key, newest.content, newest.digest, 0, newest.path.as_uri())
         return replace(held, age=age_of(newest)) if held.receipt.state == "sending" else held
 
-    def _found(self, key: str) -> Receipt | StorageError | None:
+    def _found(self, key: str) -> Receipt | Exception | None:
         try:
             held = self._read(key)
             file = stored_file(held)
             is_in_place = file is None or self._holds(self._path(f"{key}.mp4"), file)
-        except StorageError as error:
+        except Exception as error:
             return error
         return held.receipt if held is not None and is_in_place else None
 
