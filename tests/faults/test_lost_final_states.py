@@ -1,18 +1,14 @@
 """The server's reply to the final state of a run is lost: the repeated request is refused without a result."""
 
-import os
-import subprocess
-
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_xai_video import agenerate_video, agenerate_videos, generate_video, generate_videos
 from prefect_xai_video.errors import BatchFailed
 
 from ..support.api_key import API_KEY
+from ..support.deployed import run_deployed
 from .http_proxy import LOST, Fault, HttpProxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -76,25 +72,8 @@ def test_a_batch_that_failed_raises_its_error(server, directory, xai):
 
 
 def test_a_deployed_run_stays_completed(server, directory, xai, forking):
-    with get_client(sync_client=True) as prefect:
-        deployment = prefect.create_deployment(
-            prefect.create_flow(agenerate_video),
-            "losing",
-            entrypoint="prefect_xai_video.flows.agenerate_video",
-            path=".",
-        )
-        run = prefect.create_flow_run_from_deployment(deployment, parameters={"prompt": "A cat", "duration": 1})
-        env = {
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
-            "XAI_API_KEY": API_KEY,
-            "XAI_BASE_URL": xai.base_url,
-            "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(directory.basepath),
-        }
-        with server.failing(lost()):
-            command = [*forking.command("prefect.engine"), str(run.id)]
-            process = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
-        lines = prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
-        state = prefect.read_flow_run(run.id).state
+    with server.failing(lost()):
+        process, log, state = run_deployed(forking, "losing", directory, xai.base_url, API_KEY)
     assert state.is_completed()
     assert process.returncode == 0
-    assert "Traceback" not in process.stdout + process.stderr + "\n".join(line.message for line in lines)
+    assert "Traceback" not in process.stdout + process.stderr + log

@@ -1,18 +1,16 @@
 """How a run that fails looks in its log: a sentence for what is expected, a traceback for what is not."""
 
-import os
-import subprocess
-
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL
 
 from prefect_xai_video import XaiCredentials, agenerate_video
 from prefect_xai_video.errors import AuthenticationFailed, ServiceUnavailable, VideoModerated, XaiVideoError
 from prefect_xai_video.orchestration.direct_task import is_transient
+
+from ..support.deployed import run_deployed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -85,25 +83,10 @@ async def test_a_retry_is_announced_without_traceback(logged):
 
 
 def test_a_deployed_run_that_fails_prints_its_sentence_and_no_traceback(prefect_server, directory, xai, forking):
-    with get_client(sync_client=True) as prefect:
-        flow_id = prefect.create_flow(agenerate_video)
-        deployment = prefect.create_deployment(
-            flow_id, "failing", entrypoint="prefect_xai_video.flows.agenerate_video", path="."
-        )
-        run = prefect.create_flow_run_from_deployment(deployment, parameters={"prompt": "A cat", "duration": 1})
-        env = {
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
-            "XAI_API_KEY": "xai-wrong",
-            "XAI_BASE_URL": xai.base_url,
-            "PREFECT_INTEGRATIONS_XAI_VIDEO_HOME": str(directory.basepath),
-        }
-        command = [*forking.command("prefect.engine"), str(run.id)]
-        process = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
-        lines = prefect.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
-        state = prefect.read_flow_run(run.id).state
+    process, log, state = run_deployed(forking, "failing", directory, xai.base_url, "xai-wrong")
     said = process.stdout + process.stderr
     assert "Incorrect API key provided" in said
     assert "Traceback" not in said
-    assert "Traceback" not in "\n".join(line.message for line in lines)
+    assert "Traceback" not in log
     assert state.is_failed()
     assert "AuthenticationFailed: xAI" in state.message
